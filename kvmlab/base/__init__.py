@@ -1,0 +1,1 @@
+"""The ground floor: errors, addresses and sizes, the tap."""

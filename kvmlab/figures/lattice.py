@@ -1,0 +1,174 @@
+"""The lattice of one walk: a row for each guest level and one for the data, each reference a cell.
+
+With EPT the cells of a row are the EPT entries that find the guest's entry at its end; native and
+shadow walks have one column.  Positions without a reference are dots.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from kvmlab.figures.addresses import hex_text, index_text
+from kvmlab.figures.fold import DATA_ROW, Reference, Walk
+from kvmlab.figures.svg import arrow_right, element, group, head, line, text
+from kvmlab.hardware.fields import LEVEL_NAMES
+from kvmlab.text import say
+
+WIDTH, LABELS, CELL, STRIDE, HEADER = 720, 172, 32, 48, 32
+ONE_COLUMN, BETWEEN = 88, 16
+PARTY = MappingProxyType({"guest": "G", "ept": "H", "shadow": "H"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where the cells are: rows from the top guest level to the data, columns from the left."""
+
+    top: int  # the top level of the guest's (or the shadow's) tables
+    ept: int  # levels of EPT, 0 where there is none
+
+    @property
+    def height(self) -> int:
+        """Of the whole drawing."""
+        return HEADER + STRIDE * (self.top + 1) - (STRIDE - CELL)
+
+    @property
+    def cell(self) -> float:
+        """The width of a cell."""
+        return ONE_COLUMN if not self.ept else (WIDTH - LABELS) / (self.ept + 1) - BETWEEN
+
+    def left(self, ept_level: int) -> float:
+        """The left edge of the column of ``ept_level``; 0 is the last column."""
+        return LABELS + BETWEEN + (self.ept - ept_level) * (self.cell + BETWEEN)
+
+    def y(self, row: int) -> int:
+        """The top edge of ``row``."""
+        return HEADER + STRIDE * (self.top - row)
+
+
+def column(reference: Reference) -> int:
+    """The EPT level of a cell, or 0 for the last column."""
+    return reference.step.level if reference.step.table == "ept" else 0
+
+
+def draw(walk: Walk, mmu: str, grid: Grid, where: dict[int, int]) -> str:
+    """The lattice of ``mmu``; ``where`` gives the address that each reached row looks for."""
+    parts = [_tlb(), _headings(grid, mmu)]
+    parts += [_row_label(row, grid, where) for row in range(grid.top, -1, -1)]
+    parts += _dots(walk, grid)
+    before: Reference | None = None
+    for reference in walk.references:
+        parts.append(_cell(reference, before, grid))
+        before = reference
+    if walk.fill or walk.data:
+        parts.append(_data(grid, before))
+    return "".join(parts)
+
+
+def _tlb() -> str:
+    return group(
+        "tlb",
+        say("walk.tlb.name"),
+        "S",
+        element("rect", x=0, y=0, width=LABELS - BETWEEN, height=22, class_="kvm-cell"),
+        text("S", 8, 15, class_="kvm-letter"),
+        text(say("walk.tlb.empty"), 20, 15, class_="kvm-label", data_text="tlb"),
+    )
+
+
+def _headings(grid: Grid, mmu: str) -> str:
+    names = {level: f"EPT L{level}" for level in range(grid.ept, 0, -1)}
+    names[0] = say(f"walk.column.{mmu}")
+    return "".join(
+        text(name, grid.left(level) + grid.cell / 2, 20, class_="kvm-label", text_anchor="middle")
+        for level, name in names.items()
+    )
+
+
+def _row_label(row: int, grid: Grid, where: dict[int, int]) -> str:
+    y = grid.y(row)
+    title = f"L{row} {LEVEL_NAMES[row]}" if row else say("walk.row.data")
+    space = "GPA" if grid.ept else "HPA"
+    address = f"{space} {hex_text(where[row])}" if row in where else ""
+    register = text("CR3", LABELS - 4, y + 13, class_="kvm-small", text_anchor="end")
+    return element(
+        "g",
+        text(title, 0, y + 13, class_="kvm-label"),
+        text(address, 0, y + 28, class_="kvm-mono kvm-minor"),
+        register if row == grid.top else "",
+        class_="kvm-part",
+        data_key=f"row.L{row}" if row else "row.data",
+    )
+
+
+def _dots(walk: Walk, grid: Grid) -> list[str]:
+    taken = {(one.row, column(one)) for one in walk.references}
+    if walk.fill or walk.data:
+        taken.add((DATA_ROW, 0))
+    return [
+        element(
+            "circle",
+            cx=grid.left(level) + grid.cell / 2,
+            cy=grid.y(row) + CELL / 2,
+            r=2,
+            class_="kvm-dot",
+        )
+        for row in range(grid.top, -1, -1)
+        for level in range(grid.ept, -1, -1)
+        if (row, level) not in taken
+    ]
+
+
+def _cell(reference: Reference, before: Reference | None, grid: Grid) -> str:
+    step = reference.step
+    x, y, party = grid.left(column(reference)), grid.y(reference.row), PARTY[step.table]
+    name = say(
+        "walk.cell.name",
+        number=reference.number,
+        table=say(f"walk.table.{step.table}"),
+        level=step.level,
+        index=index_text(step.index),
+    )
+    return group(
+        reference.key,
+        name,
+        party,
+        _way_to(reference.row, x, before, grid),
+        element("rect", x=x, y=y, width=grid.cell, height=CELL, class_="kvm-cell"),
+        text(party, x + 6, y + 20, class_="kvm-letter"),
+        text(str(reference.number), x + 18, y + 21, class_="kvm-number"),
+        text(index_text(step.index), x + grid.cell - 6, y + 20, class_="kvm-index", text_anchor="end"),
+        "" if grid.ept else _beside(reference, x + grid.cell + BETWEEN, y + 20),
+    )
+
+
+def _beside(reference: Reference, x: float, y: float) -> str:
+    """In a lattice of one column there is room for what was read, and what it means."""
+    step = reference.step
+    return text(hex_text(step.entry), x, y, class_="kvm-mono kvm-beside") + text(
+        say(f"walk.short.{step.verdict.value}"), x + 184, y, class_="kvm-label kvm-beside"
+    )
+
+
+def _data(grid: Grid, before: Reference | None) -> str:
+    x, y = grid.left(0), grid.y(DATA_ROW)
+    return group(
+        "data",
+        say("walk.data.name"),
+        "G",
+        _way_to(DATA_ROW, x, before, grid),
+        element("rect", x=x, y=y, width=grid.cell, height=CELL, class_="kvm-cell kvm-open"),
+        text(say("walk.data.cell"), x + grid.cell / 2, y + 20, class_="kvm-label", text_anchor="middle"),
+    )
+
+
+def _way_to(row: int, x: float, before: Reference | None, grid: Grid) -> str:
+    """The arrow into the cell at ``row`` and ``x``, from the reference before it."""
+    y = grid.y(row)
+    middle = y + CELL / 2
+    if before is None:
+        return arrow_right(LABELS, middle, x - 2)
+    right = grid.left(column(before)) + grid.cell
+    if before.row == row:
+        return arrow_right(right + 2, middle, x - 2)
+    start, target = right - grid.cell / 2, x + grid.cell / 2
+    bottom = grid.y(before.row) + CELL
+    return line(f"M{start:g} {bottom + 1}V{y - 8}H{target:g}V{y - 5}") + head(target, y - 1, "down")

@@ -1,0 +1,61 @@
+"""A scene: one drawing with named elements, and the steps that light them.
+
+A scene is plain data.  A test reads it without a browser, `Scene.to_json` is what the player in
+the browser is given, and a lecture page holds the very same data.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Role = Literal["now", "done", "used", "fault"]
+"""How an element is lit: the step itself, behind us, part of this step, or where it failed."""
+
+
+@dataclass(slots=True)
+class Table:
+    """Rows of text under column titles, with a caption that says what they are."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(slots=True)
+class Ask:
+    """A question to answer, or to skip, before its step is shown."""
+
+    question: str
+    choices: list[str]
+    answer: int  # which of the choices is right, from 0
+    feedback: list[str]  # what is said to each choice
+
+
+@dataclass(slots=True)
+class SceneStep:
+    """One state of the scene, complete in itself: any step can be jumped to."""
+
+    sentence: str
+    lit: dict[str, Role] = field(default_factory=dict)  # key of an element -> how it is lit
+    texts: dict[str, str] = field(default_factory=dict)  # key of a text -> what it reads now
+    rows: list[list[str]] = field(default_factory=list)  # what this step adds to the table
+    detail: Table | None = None  # a closer look at the one thing of this step
+    ask: Ask | None = None
+
+
+@dataclass(slots=True)
+class Scene:
+    """A drawing, the titles of its table, and its steps.
+
+    Elements of ``svg`` carry ``data-key``; elements of class ``kvm-el`` can be chosen.
+    The rows of all steps, one after the other, are the table that tells the same as the drawing.
+    """
+
+    title: str
+    svg: str
+    caption: str
+    columns: list[str]
+    steps: list[SceneStep]
+
+    def to_json(self) -> dict[str, object]:
+        """The scene as dicts, lists and strings, ready for `json.dumps`."""
+        return asdict(self)

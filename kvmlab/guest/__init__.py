@@ -1,0 +1,1 @@
+"""Linux in the VM: it knows a CPU and a memory map, and nothing of a host."""

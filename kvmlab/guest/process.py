@@ -1,0 +1,82 @@
+"""A process of the guest: an address space of mappings that fill by demand faults."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kvmlab.base.addresses import is_canonical, parse_address, parse_size, size_text
+from kvmlab.base.errors import BadAddress, BadSize, Overlap
+
+if TYPE_CHECKING:
+    from kvmlab.guest.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Vma:
+    """One mapping: a range of user addresses, its rights, and its page size (vm_area_struct)."""
+
+    start: int
+    end: int
+    write: bool
+    execute: bool
+    shift: int
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """A process with its own page-table root."""
+
+    name: str
+    root: int
+    kernel: "Kernel" = field(repr=False)
+    vmas: list[Vma] = field(default_factory=list)
+
+    def mmap(
+        self,
+        gva: int | str,
+        length: int | str,
+        *,
+        write: bool = True,
+        execute: bool = False,
+        page: int | str = "4K",
+    ) -> Vma:
+        """Declare a mapping; its pages appear when they are touched.
+
+        Raises `BadAddress` for an address that is misaligned or not a user's, `BadSize` for a
+        length or page size that cannot be, `Overlap` for ground already taken.
+        """
+        start, size, page_size = parse_address(gva), parse_size(length), parse_size(page)
+        shift = self.kernel.page_shift(page_size)
+        end = start + size
+        if start % page_size:
+            raise BadAddress(f"mapping at {start:#x} is not aligned to {size_text(page_size)}")
+        if size % page_size:
+            raise BadSize(f"length {size:#x} is no multiple of the page of {size_text(page_size)}")
+        if end > self.kernel.user_end:
+            why = "is not in user space"
+            if not is_canonical(start, self.kernel.width):
+                why = "is not canonical"
+            raise BadAddress(
+                f"mapping at {start:#x} {why}; user addresses end at {self.kernel.user_end:#x}"
+            )
+        for other in self.vmas:
+            if start < other.end and other.start < end:
+                raise Overlap(
+                    f"mapping at {start:#x} to {end - 1:#x} overlaps the one at "
+                    f"{other.start:#x} to {other.end - 1:#x}"
+                )
+        vma = Vma(start, end, write, execute, shift)
+        self.vmas.append(vma)
+        return vma
+
+    def vma_at(self, gva: int) -> Vma | None:
+        """The mapping that holds ``gva``, if any."""
+        return next((one for one in self.vmas if one.start <= gva < one.end), None)
+
+    def munmap(self, gva: int | str) -> None:
+        """Remove the mapping that starts at ``gva`` and give its frames back."""
+        start = parse_address(gva)
+        vma = next((one for one in self.vmas if one.start == start), None)
+        if vma is None:
+            raise BadAddress(f"no mapping starts at {start:#x}")
+        self.kernel.unmap_pages(self, vma)
+        self.vmas.remove(vma)

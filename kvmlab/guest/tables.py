@@ -1,0 +1,133 @@
+"""The guest kernel's page tables, built by its own loads and stores.
+
+Every entry is read and written through the CPU at its address in the kernel's direct map, so a
+hypervisor that write-protects a table sees the store trap, and EPT sees the frame touched.
+Linux, arch/x86/mm and mm/memory.c.
+"""
+
+from collections.abc import Callable
+
+from kvmlab.base.errors import Overlap
+from kvmlab.base.tap import Tap
+from kvmlab.guest.records import TableMade
+from kvmlab.hardware.cpu import Cpu
+from kvmlab.hardware.formats import Format
+
+PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, GLOBAL = (
+    1 << 0,
+    1 << 1,
+    1 << 2,
+    1 << 5,
+    1 << 6,
+    1 << 7,
+    1 << 8,
+)
+NX = 1 << 63
+_TABLE = PRESENT | WRITABLE | ACCESSED | DIRTY  # _KERNPG_TABLE; with USER, _PAGE_TABLE
+_FRAME = 0x000F_FFFF_FFFF_F000
+
+
+class PageTables:
+    """Trees of page tables in one format, at guest-physical roots.
+
+    ``virtual`` gives the address at which the kernel sees a guest-physical one, ``alloc`` a
+    zeroed frame for a table.
+    """
+
+    def __init__(
+        self,
+        cpu: Cpu,
+        fmt: Format,
+        virtual: Callable[[int], int],
+        alloc: Callable[[], int],
+        tap: Tap,
+    ) -> None:
+        self.format = fmt
+        self.virtual = virtual
+        self._cpu, self._alloc, self._tap = cpu, alloc, tap
+
+    def shift_of(self, level: int) -> int:
+        """The shift of what one entry at ``level`` covers."""
+        bits = self.format.index_bits
+        return 12 + sum(bits[len(bits) - level + 1 :])
+
+    def level_of(self, shift: int) -> int:
+        """The level of a leaf that maps a page of 2**shift bytes."""
+        return next(one for one in range(1, self.format.levels + 1) if self.shift_of(one) == shift)
+
+    def slot(self, table: int, gva: int, level: int) -> int:
+        """The guest-physical address of the entry for ``gva`` in ``table`` at ``level``."""
+        bits = self.format.index_bits[self.format.levels - level]
+        index = gva >> self.shift_of(level) & (1 << bits) - 1
+        return table + index * self.format.entry_bytes
+
+    def read(self, slot: int) -> int:
+        """Load an entry."""
+        return self._cpu.load(self.virtual(slot), self.format.entry_bytes)
+
+    def write(self, slot: int, entry: int) -> None:
+        """Store an entry: the store that a hypervisor may trap."""
+        self._cpu.store(self.virtual(slot), entry, self.format.entry_bytes)
+
+    def map(self, root: int, gva: int, frame: int, shift: int, flags: int) -> None:
+        """Map one page of 2**shift bytes at ``gva`` to ``frame``; raises `Overlap`."""
+        leaf = self.level_of(shift)
+        table = root
+        for level in range(self.format.levels, leaf, -1):
+            slot = self.slot(table, gva, level)
+            entry = self.read(slot)
+            if not entry & PRESENT:
+                entry = self._new_table(level - 1) | self._table_flags(level) | flags & USER
+                self.write(slot, entry)
+            elif entry & LARGE:
+                raise Overlap(f"{gva:#x} lies in a large page that is already mapped")
+            table = entry & _FRAME
+        slot = self.slot(table, gva, leaf)
+        if self.read(slot) & PRESENT:
+            raise Overlap(f"{gva:#x} is already mapped")
+        self.write(slot, frame | flags | PRESENT | (LARGE if leaf > 1 else 0))
+
+    def find(self, root: int, gva: int) -> tuple[int, int] | None:
+        """The slot and level of the leaf entry for ``gva``, or None if nothing is mapped."""
+        table = root
+        for level in range(self.format.levels, 0, -1):
+            slot = self.slot(table, gva, level)
+            entry = self.read(slot)
+            if not entry & PRESENT:
+                return None
+            if level == 1 or entry & LARGE:
+                return slot, level
+            table = entry & _FRAME
+        return None
+
+    def frame_of(self, entry: int, level: int) -> int:
+        """The guest-physical address of the page that a leaf entry at ``level`` maps."""
+        return entry & _FRAME & ~((1 << self.shift_of(level)) - 1)
+
+    def tables_below(self, table: int, level: int, top_entries: int) -> list[tuple[int, int]]:
+        """Every table under ``table``, itself last, as (address, level).
+
+        At the top only the first ``top_entries`` are followed: a process owns the user half.
+        """
+        found = []
+        if level > 1:
+            for index in range(top_entries):
+                entry = self.read(table + index * self.format.entry_bytes)
+                if entry & PRESENT and not entry & LARGE:
+                    below = self.entries(level - 1)
+                    found += self.tables_below(entry & _FRAME, level - 1, below)
+        return [*found, (table, level)]
+
+    def entries(self, level: int) -> int:
+        """How many entries a table at ``level`` has."""
+        return 1 << self.format.index_bits[self.format.levels - level]
+
+    def _new_table(self, level: int) -> int:
+        gpa = self._alloc()
+        self._tap(TableMade(level, gpa))
+        return gpa
+
+    def _table_flags(self, level: int) -> int:
+        if self.format.mode == "PAE" and level == self.format.levels:
+            return PRESENT  # a PDPTE has no rights and no A bit
+        return _TABLE

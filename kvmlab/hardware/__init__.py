@@ -1,0 +1,1 @@
+"""What silicon does: RAM, table formats, the walk, permissions, TLB, a logical CPU."""

@@ -1,0 +1,101 @@
+"""What translation needs to know, worked out once from the control registers and the VMCS."""
+
+from dataclasses import dataclass, replace
+
+from kvmlab.hardware.ept import Ept, decode_eptp, decode_ncr3
+from kvmlab.hardware.fields import Switches
+from kvmlab.hardware.formats import Tables, compile_tables, format_named, without_pointers
+from kvmlab.hardware.processor import (
+    CR4_PCIDE,
+    CR4_PKE,
+    CR4_PKS,
+    CR4_PSE,
+    EFER_NXE,
+    Controls,
+    Processor,
+)
+from kvmlab.hardware.tlb import GLOBAL, Tag
+from kvmlab.hardware.vmcs import Vmcs
+
+PCID = 0xFFF
+_CR3_LEGACY = 0xFFFF_F000
+_CR3_PAE = 0xFFFF_FFE0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One state of the control registers, ready for the walker."""
+
+    key: tuple[object, ...]  # what it was worked out from
+    width: int  # bits of a linear address
+    tables: Tables | None  # None: paging is off
+    root: int
+    ept: Ept | None
+    mode_based: bool
+    tag: Tag  # of translations made now
+    tags: tuple[Tag, ...]  # of translations that may be used: that one, and global ones
+
+
+def context(
+    controls: Controls, vmcs: Vmcs | None, cpu: Processor, *, pointers_in_registers: bool
+) -> Context:
+    """The context that ``controls`` and ``vmcs`` call for.
+
+    Without EPT the tables that the hardware walks inside a VM are the hypervisor's own, so
+    they carry the name "shadow" in records.
+    """
+    mode, ept = controls.mode, _ept(vmcs, cpu)
+    tables = None
+    if mode != "none":
+        fmt = format_named(mode)
+        if vmcs and ept is None:
+            fmt = replace(fmt, table="shadow")
+        tables = compile_tables(fmt, cpu, _switches(controls))
+        if mode == "PAE" and pointers_in_registers:
+            tables = without_pointers(tables)
+    pcid = controls.cr3 & PCID if controls.cr4 & CR4_PCIDE else 0
+    tag = Tag(vmcs.vpid if vmcs else 0, pcid, ept.root if ept else 0)
+    return Context(
+        key=context_key(controls, vmcs),
+        width=controls.linear_width,
+        tables=tables,
+        root=_root(controls, mode, cpu),
+        ept=ept,
+        mode_based=bool(vmcs and vmcs.mode_based_execute),
+        tag=tag,
+        tags=(tag, tag._replace(pcid=GLOBAL)),
+    )
+
+
+def context_key(controls: Controls, vmcs: Vmcs | None) -> tuple[object, ...]:
+    """Everything that a context depends on: an equal key means an equal context."""
+    own = (controls.cr0, controls.cr3, controls.cr4, controls.efer)
+    if vmcs is None:
+        return own
+    return (*own, vmcs.vpid, vmcs.eptp, vmcs.ncr3, vmcs.mode_based_execute, id(vmcs.pml))
+
+
+def _ept(vmcs: Vmcs | None, cpu: Processor) -> Ept | None:
+    if vmcs is None:
+        return None
+    if vmcs.eptp is not None:
+        return decode_eptp(vmcs.eptp, cpu, mode_based=vmcs.mode_based_execute, pml=vmcs.pml)
+    if vmcs.ncr3 is not None:
+        return decode_ncr3(vmcs.ncr3, cpu, vmcs.nested_levels)
+    return None
+
+
+def _switches(controls: Controls) -> Switches:
+    return Switches(
+        nxe=bool(controls.efer & EFER_NXE),
+        pse=bool(controls.cr4 & CR4_PSE),
+        keys=bool(controls.cr4 & (CR4_PKE | CR4_PKS)),
+    )
+
+
+def _root(controls: Controls, mode: str, cpu: Processor) -> int:
+    if mode == "PAE":
+        return controls.cr3 & _CR3_PAE
+    if mode in ("32-bit", "none"):
+        return controls.cr3 & _CR3_LEGACY
+    return controls.cr3 & ((1 << cpu.maxphyaddr) - 1) & ~PCID

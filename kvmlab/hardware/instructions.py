@@ -1,0 +1,277 @@
+"""Privileged instructions: MOV to control registers and what invalidates cached translations.
+
+SDM, "Control Registers", "Operations that Invalidate TLBs and Paging-Structure Caches", and
+"VM-Execution Control Fields" for what exits instead.  Each takes the CPU that executes it.
+What is dropped is the minimum that the manual demands; real processors may drop more.
+"""
+
+from collections.abc import Callable
+
+from kvmlab.base.addresses import is_canonical
+from kvmlab.hardware.context import PCID
+from kvmlab.hardware.cpu import Cpu
+from kvmlab.hardware.ept import nested, qualification
+from kvmlab.hardware.processor import (
+    CR0_PE,
+    CR0_PG,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PCIDE,
+    CR4_PGE,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_LME,
+    Controls,
+)
+from kvmlab.hardware.records import (
+    READ,
+    ControlWrite,
+    ExitReason,
+    Fault,
+    GeneralProtection,
+    Kind,
+    TlbFlush,
+    VmExit,
+)
+from kvmlab.hardware.tlb import GLOBAL, TlbEntry
+from kvmlab.hardware.vmcs import Instruction
+
+_NO_FLUSH = 1 << 63
+_PAE_POINTER_RESERVED = 0x1E6  # bits 2:1 and 8:5 of a PDPTE of PAE paging
+
+
+def mov_cr3(cpu: Cpu, value: int) -> None:
+    """Load CR3: a new root, and (unless bit 63 says otherwise) no stale translation of its PCID.
+
+    Exits with CR3-load exiting.  #GP for bits beyond MAXPHYADDR and for a bad PDPTE.
+    """
+    controls = cpu.controls
+    pcids = bool(controls.cr4 & CR4_PCIDE)
+    keep = pcids and bool(value & _NO_FLUSH)
+    stored = value & ~_NO_FLUSH if pcids else value
+    if controls.long_mode and stored >> cpu.processor.maxphyaddr:
+        _refuse(cpu, f"CR3 {value:#x} has bits beyond MAXPHYADDR {cpu.processor.maxphyaddr}")
+        return
+    if cpu.vmcs and cpu.vmcs.cr3_load_exiting:
+        _exit_for_register(cpu, "CR3", 3, value)
+        return
+    if controls.mode == "PAE" and not load_pdptes(cpu, stored):
+        return
+    controls.cr3 = stored
+    cpu.refresh()
+    cpu.tap(ControlWrite("CR3", value))
+    if not keep:
+        tag = cpu.context.tag
+        drop(cpu, "MOV CR3", lambda one: one.tag.vpid == tag.vpid and one.tag.pcid == tag.pcid)
+
+
+def mov_cr0(cpu: Cpu, value: int) -> None:
+    """Load CR0; leaving paging drops everything, entering it in PAE mode loads the PDPTEs."""
+    controls = cpu.controls
+    if value & CR0_PG and not value & CR0_PE:
+        _refuse(cpu, f"CR0 {value:#x} sets PG without PE")
+        return
+    entering = value & CR0_PG and not controls.paging
+    if entering and controls.efer & EFER_LME and not controls.cr4 & CR4_PAE:
+        _refuse(cpu, "paging cannot start: EFER.LME is set and CR4.PAE is not")
+        return
+    if cpu.vmcs and (value ^ controls.cr0) & cpu.vmcs.cr0_host_owned:
+        _exit_for_register(cpu, "CR0", 0, value)
+        return
+    leaving = controls.paging and not value & CR0_PG
+    old, controls.cr0 = controls.cr0, value
+    if controls.mode == "PAE" and entering and not load_pdptes(cpu, controls.cr3):
+        controls.cr0 = old
+        return
+    _track_long_mode(controls)
+    cpu.refresh()
+    cpu.tap(ControlWrite("CR0", value))
+    if leaving:
+        drop(cpu, "MOV CR0", lambda one: one.tag.vpid == cpu.context.tag.vpid)
+
+
+def mov_cr4(cpu: Cpu, value: int) -> None:
+    """Load CR4; changes of PGE, PCIDE, PAE and SMEP drop what they must."""
+    controls = cpu.controls
+    changed = value ^ controls.cr4
+    if why := _cr4_refusal(controls, value):
+        _refuse(cpu, why)
+        return
+    if cpu.vmcs and changed & cpu.vmcs.cr4_host_owned:
+        _exit_for_register(cpu, "CR4", 4, value)
+        return
+    cleared, raised = changed & ~value, changed & value
+    old, controls.cr4 = controls.cr4, value
+    if controls.mode == "PAE" and changed & CR4_PAE and not load_pdptes(cpu, controls.cr3):
+        controls.cr4 = old
+        return
+    vpid, pcid = cpu.context.tag.vpid, cpu.context.tag.pcid
+    cpu.refresh()
+    cpu.tap(ControlWrite("CR4", value))
+    if changed & CR4_PGE or cleared & CR4_PCIDE:
+        drop(cpu, "MOV CR4", lambda one: one.tag.vpid == vpid)
+    elif changed & CR4_PAE or raised & CR4_SMEP:
+        drop(cpu, "MOV CR4", lambda one: one.tag.vpid == vpid and one.tag.pcid == pcid)
+
+
+def _cr4_refusal(controls: Controls, value: int) -> str:
+    """Why CR4 cannot take ``value``; empty if it can."""
+    changed = value ^ controls.cr4
+    if controls.long_mode and changed & CR4_LA57:
+        return f"CR4 {value:#x} changes LA57 in long mode"
+    if controls.long_mode and not value & CR4_PAE:
+        return f"CR4 {value:#x} clears PAE in long mode"
+    if value & changed & CR4_PCIDE and (not controls.long_mode or controls.cr3 & PCID):
+        return f"CR4 {value:#x} sets PCIDE, which needs long mode and CR3[11:0] = 0"
+    return ""
+
+
+def wrmsr_efer(cpu: Cpu, value: int) -> None:
+    """Write EFER; LME cannot change while paging is on."""
+    controls = cpu.controls
+    if controls.paging and (value ^ controls.efer) & EFER_LME:
+        _refuse(cpu, f"EFER {value:#x} changes LME while CR0.PG is set")
+        return
+    if cpu.vmcs and cpu.vmcs.efer_exiting:
+        instruction = Instruction(Kind.READ, 0, 8, register="EFER", value=value)
+        cpu.exit(VmExit(ExitReason.WRMSR, 0, 0, 0), instruction)
+        return
+    controls.efer = value & ~EFER_LMA
+    _track_long_mode(controls)
+    cpu.refresh()
+    cpu.tap(ControlWrite("EFER", value))
+
+
+def _track_long_mode(controls: Controls) -> None:
+    """LMA is the processor's: set while long mode is in force."""
+    controls.efer = controls.efer & ~EFER_LMA | (EFER_LMA if controls.long_mode else 0)
+
+
+def load_pdptes(cpu: Cpu, cr3: int) -> bool:
+    """PAE on Intel: read the four PDPTEs into registers; #GP if one has a reserved bit.
+
+    Processors that walk them in memory (AMD with nested paging) load nothing.
+    """
+    if cpu.processor.pdptes_in_memory:
+        cpu.pdptes = None
+        return True
+    loaded = []
+    beyond = ((1 << 64) - 1) & ~((1 << cpu.processor.maxphyaddr) - 1)
+    for number in range(4):
+        address = (cr3 & 0xFFFF_FFE0) + 8 * number
+        if (hpa := _locate_pdpte(cpu, address)) is None:
+            return False
+        entry = cpu.ram.load(hpa)
+        if entry & 1 and entry & (_PAE_POINTER_RESERVED | beyond):
+            _refuse(cpu, f"PDPTE {number} is {entry:#x}: a reserved bit is set")
+            return False
+        loaded.append(entry)
+    first, second, third, fourth = loaded
+    cpu.pdptes = (first, second, third, fourth)
+    return True
+
+
+def _locate_pdpte(cpu: Cpu, gpa: int) -> int | None:
+    """Where a PDPTE lives; an EPT violation here has no linear address."""
+    ept = cpu.context.ept
+    if ept is None:
+        return gpa
+    instruction = Instruction(Kind.READ, gpa, 8, register="CR3")
+    for _ in range(8):
+        found = cpu.run(nested(ept, cpu.ram, gpa, READ))
+        if not isinstance(found, Fault):
+            return found.address
+        reserved = found.why == "reserved"
+        reason = ExitReason.EPT_MISCONFIG if reserved else ExitReason.EPT_VIOLATION
+        code = 0 if reserved else qualification(found, final=False, linear=False, mode_based=False)
+        cpu.exit(VmExit(reason, code, 0, gpa), instruction)
+    return None
+
+
+# -- invalidation ---------------------------------------------------------------------------
+
+
+def invlpg(cpu: Cpu, gva: int) -> None:
+    """Drop the translation of one page: of this PCID, and the global one.
+
+    A non-canonical address makes it a no-op.  Exits with INVLPG exiting.
+    """
+    if cpu.vmcs and cpu.vmcs.invlpg_exiting:
+        instruction = Instruction(Kind.READ, gva, 1, register="INVLPG")
+        cpu.exit(VmExit(ExitReason.INVLPG, gva, gva, 0), instruction)
+        return
+    if not is_canonical(gva, cpu.context.width) and cpu.controls.long_mode:
+        return
+    cpu.forget(gva, "INVLPG")
+
+
+def invpcid(cpu: Cpu, kind: int, pcid: int = 0, gva: int = 0) -> None:
+    """INVPCID: 0 one page, 1 one PCID, 2 all with global ones, 3 all but global ones."""
+    if kind in (0, 1) and pcid and not cpu.controls.cr4 & CR4_PCIDE:
+        _refuse(cpu, f"INVPCID names PCID {pcid:#x} while CR4.PCIDE is 0")
+        return
+    if kind not in (0, 1, 2, 3) or pcid > PCID:
+        _refuse(cpu, f"INVPCID type {kind}, PCID {pcid:#x}: there are types 0 to 3 and 4096 PCIDs")
+        return
+    if kind == 0 and not is_canonical(gva, cpu.context.width):
+        _refuse(cpu, f"INVPCID address {gva:#x} is not canonical")
+        return
+    vpid = cpu.context.tag.vpid
+
+    def unwanted(one: TlbEntry) -> bool:
+        if one.tag.vpid != vpid:
+            return False
+        if kind == 0:
+            return one.tag.pcid == pcid and one.vpn == gva >> one.shift
+        if kind == 1:
+            return one.tag.pcid == pcid
+        return kind == 2 or one.tag.pcid != GLOBAL
+
+    drop(cpu, "INVPCID", unwanted)
+
+
+def invvpid(cpu: Cpu, kind: int, vpid: int = 0, gva: int = 0) -> bool:
+    """INVVPID by the hypervisor: 0 one address, 1 one VPID, 2 all VPIDs, 3 one but its globals.
+
+    Returns False where the instruction fails (VMfail): VPID 0 or a bad type or address.
+    """
+    if kind not in (0, 1, 2, 3) or (kind != 2 and vpid == 0):
+        return False
+    if kind == 0 and not is_canonical(gva, 48):
+        return False
+
+    def unwanted(one: TlbEntry) -> bool:
+        if kind == 2:
+            return one.tag.vpid != 0
+        if one.tag.vpid != vpid:
+            return False
+        if kind == 0:
+            return one.vpn == gva >> one.shift
+        return kind == 1 or one.tag.pcid != GLOBAL
+
+    drop(cpu, "INVVPID", unwanted)
+    return True
+
+
+def invept(cpu: Cpu, kind: int, eptp: int = 0) -> bool:
+    """INVEPT by the hypervisor: 1 one EPT root, 2 all of them.  False where it fails."""
+    if kind not in (1, 2):
+        return False
+    root = eptp & 0x000F_FFFF_FFFF_F000
+    drop(cpu, "INVEPT", lambda one: one.tag.ept_root == root or (kind == 2 and one.tag.ept_root))
+    return True
+
+
+def drop(cpu: Cpu, why: str, unwanted: Callable[[TlbEntry], object]) -> None:
+    """Drop every cached translation that is ``unwanted`` and record how many there were."""
+    cpu.tap(TlbFlush(why, cpu.tlb.drop(unwanted)))
+
+
+def _refuse(cpu: Cpu, why: str) -> None:
+    cpu.protection_fault(GeneralProtection(0, why))
+
+
+def _exit_for_register(cpu: Cpu, register: str, number: int, value: int) -> None:
+    """Exit for a MOV to a control register; qualification bits 3:0 number the register."""
+    instruction = Instruction(Kind.READ, 0, 8, register=register, value=value)
+    cpu.exit(VmExit(ExitReason.CR_ACCESS, number, 0, 0), instruction)

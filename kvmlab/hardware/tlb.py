@@ -1,0 +1,188 @@
+"""The translation look-aside buffer: set-associative arrays with exact LRU, and what drops entries.
+
+SDM, "Caching Translation Information".  Real processors hash their set indices and approximate
+LRU in ways that are not published; here a set is the page number modulo the number of sets and
+the least recently used way goes.  A stale entry is used until it is flushed, as in silicon.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kvmlab.base.errors import BadSize
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayShape:
+    """One array of a TLB: how many entries in how many ways, for which page sizes."""
+
+    entries: int
+    ways: int
+    shifts: tuple[int, ...]
+
+    @property
+    def sets(self) -> int:
+        """Number of sets; a power of two."""
+        return self.entries // self.ways
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The arrays of a processor's TLB: first level for data and fetches, second level for both."""
+
+    name: str
+    data: tuple[ArrayShape, ...]
+    fetch: tuple[ArrayShape, ...]  # empty: fetches share the arrays of the data side
+    second: tuple[ArrayShape, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a shape whose sets are no power of two."""
+        for one in (*self.data, *self.fetch, *self.second):
+            if one.ways <= 0 or one.entries % one.ways or one.sets & one.sets - 1 or not one.sets:
+                raise BadSize(
+                    f"a TLB array of {one.entries} entries in {one.ways} ways has no "
+                    "power-of-two number of sets; write for example 64 in 4"
+                )
+
+
+FOUR_K, LARGE, HUGE = (12,), (21, 22), (30,)
+
+UNIFIED = Geometry(
+    "unified",
+    data=(ArrayShape(64, 4, FOUR_K), ArrayShape(32, 4, LARGE), ArrayShape(4, 4, HUGE)),
+    fetch=(),
+    second=(ArrayShape(1536, 12, (12, 21, 22)), ArrayShape(16, 4, HUGE)),
+)
+"""Skylake's data side, shared by fetches: the default, and simple enough to follow by hand."""
+
+
+class Tag(NamedTuple):
+    """Whose translation an entry is (SDM, "Cached Translation Information")."""
+
+    vpid: int
+    pcid: int  # GLOBAL for a global page
+    ept_root: int  # EPTP bits 51:12; 0 with EPT off
+
+
+GLOBAL = -1
+
+
+@dataclass(slots=True)
+class TlbEntry:
+    """One cached translation: page, size, rights of the guest's tables, and what else it allows."""
+
+    vpn: int
+    page: int  # host-physical address of the page's first byte
+    shift: int
+    rights: int  # of the guest's tables (or the only tables), all levels together
+    allows: int  # kinds that EPT allows, less WRITE while the leaf's D bit is clear
+    leaf: int  # the leaf entry, for the protection key
+    tag: Tag
+
+
+class _Array:
+    """The sets of one array: each a dict in order of use, least recent first."""
+
+    __slots__ = ("mask", "sets", "shape")
+
+    def __init__(self, shape: ArrayShape) -> None:
+        self.shape = shape
+        self.mask = shape.sets - 1
+        self.sets: list[dict[tuple[int, int, Tag], TlbEntry]] = [{} for _ in range(shape.sets)]
+
+    def find(self, gva: int, tags: tuple[Tag, ...]) -> TlbEntry | None:
+        for shift in self.shape.shifts:
+            vpn = gva >> shift
+            ways = self.sets[vpn & self.mask]
+            for tag in tags:
+                key = (vpn, shift, tag)
+                entry = ways.get(key)
+                if entry is not None:
+                    del ways[key]  # to the most recent end
+                    ways[key] = entry
+                    return entry
+        return None
+
+    def remove(self, gva: int, tags: tuple[Tag, ...]) -> int:
+        count = 0
+        for shift in self.shape.shifts:
+            vpn = gva >> shift
+            for tag in tags:
+                count += self.sets[vpn & self.mask].pop((vpn, shift, tag), None) is not None
+        return count
+
+    def insert(self, entry: TlbEntry) -> None:
+        ways = self.sets[entry.vpn & self.mask]
+        key = (entry.vpn, entry.shift, entry.tag)
+        ways.pop(key, None)
+        if len(ways) == self.shape.ways:
+            del ways[next(iter(ways))]
+        ways[key] = entry
+
+    def drop(self, unwanted: Callable[[TlbEntry], object]) -> int:
+        count = 0
+        for ways in self.sets:
+            for key in [key for key, entry in ways.items() if unwanted(entry)]:
+                del ways[key]
+                count += 1
+        return count
+
+
+class Tlb:
+    """A two-level TLB of the given geometry."""
+
+    def __init__(self, geometry: Geometry = UNIFIED) -> None:
+        self.geometry = geometry
+        self._data = [_Array(shape) for shape in geometry.data]
+        self._fetch = [_Array(shape) for shape in geometry.fetch] or self._data
+        self._second = [_Array(shape) for shape in geometry.second]
+
+    def lookup(
+        self, gva: int, tags: tuple[Tag, ...], *, fetch: bool
+    ) -> tuple[TlbEntry | None, str]:
+        """The cached translation of ``gva`` under one of ``tags``, and where it was found.
+
+        ``"L1"``, ``"L2"`` (which then also goes to L1) or ``"miss"``.
+        """
+        first = self._fetch if fetch else self._data
+        for array in first:
+            if entry := array.find(gva, tags):
+                return entry, "L1"
+        for array in self._second:
+            if entry := array.find(gva, tags):
+                self._put(first, entry)
+                return entry, "L2"
+        return None, "miss"
+
+    def fill(self, entry: TlbEntry, *, fetch: bool) -> None:
+        """Cache ``entry`` in both levels, where an array holds its page size."""
+        self._put(self._fetch if fetch else self._data, entry)
+        self._put(self._second, entry)
+
+    def drop_page(self, gva: int, tags: tuple[Tag, ...]) -> int:
+        """Drop the translation of the page that holds ``gva`` under any of ``tags``."""
+        return sum(one.remove(gva, tags) for one in self._arrays())
+
+    def drop(self, unwanted: Callable[[TlbEntry], object] = lambda _entry: True) -> int:
+        """Drop every entry that is ``unwanted``; returns how many were held."""
+        return sum(one.drop(unwanted) for one in self._arrays())
+
+    def entries(self) -> list[TlbEntry]:
+        """What is cached now, each translation once."""
+        found = {}
+        for array in self._arrays():
+            for ways in array.sets:
+                found.update(ways)
+        return list(found.values())
+
+    def _arrays(self) -> list[_Array]:
+        """Each array once: fetches may share those of the data side."""
+        shared = self._fetch is self._data
+        return [*self._data, *([] if shared else self._fetch), *self._second]
+
+    @staticmethod
+    def _put(arrays: list[_Array], entry: TlbEntry) -> None:
+        for array in arrays:
+            if entry.shift in array.shape.shifts:
+                array.insert(entry)
+                return

@@ -1,0 +1,51 @@
+"""The virtual-machine control structure: what a hypervisor arms before it enters a guest.
+
+SDM, "Virtual-Machine Control Structures".  Only fields that translation depends on are here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kvmlab.hardware.ept import PageModificationLog
+from kvmlab.hardware.processor import Controls
+from kvmlab.hardware.records import Kind, PageFault, VmExit
+
+
+@dataclass(slots=True)
+class Instruction:
+    """What the guest was executing when it exited.
+
+    A hypervisor reads the instruction's bytes at the guest's RIP and decodes them; this is what
+    that yields: an access of ``size`` bytes (with ``data`` if it stores), or a MOV to ``register``.
+    """
+
+    kind: Kind
+    gva: int
+    size: int
+    data: bytes = b""
+    register: str = ""
+    value: int = 0
+
+
+@dataclass(slots=True)
+class Vmcs:
+    """Guest state, host state and controls of one virtual CPU."""
+
+    host_entry: Callable[[VmExit], None]  # host RIP: where an exit goes
+    guest: Controls = field(default_factory=Controls)  # what the hardware uses while in the guest
+    vpid: int = 1
+    eptp: int | None = None  # None: EPT is off
+    ncr3: int | None = None  # AMD: nested paging with this root
+    nested_levels: int = 4  # AMD: levels of the nested tables
+    mode_based_execute: bool = False
+    pml: PageModificationLog | None = None
+    page_fault_exiting: bool = False  # exception bitmap, bit 14
+    cr3_load_exiting: bool = False
+    invlpg_exiting: bool = False
+    efer_exiting: bool = False  # MSR bitmap: WRMSR to EFER exits
+    cr0_host_owned: int = 0  # guest/host masks: a guest write that changes these bits exits
+    cr4_host_owned: int = 0
+    instruction: Instruction | None = None
+    advance: bool = False  # VM entry goes on behind the instruction: it was emulated
+    loaded: bytes = b""  # what an emulated load returned
+    injected: PageFault | None = None  # VM-entry interruption information

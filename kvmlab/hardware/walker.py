@@ -1,0 +1,116 @@
+"""Walk a tree of page tables, one reference at a time.
+
+A walk is a generator: it yields a `Step` for each entry that it reads and returns `Mapped` or
+`Fault`.  Guest tables, EPT and shadow tables differ only in their `Tables`; a native and a
+two-dimensional walk differ only in ``locate``, which says where in RAM an entry lives.  Without
+it an address of the tables is host-physical already; with EPT it is a walk of its own (SDM,
+"EPT Translation Mechanism"), so the two-dimensional walk is `walk` calling itself.
+
+The walk only finds.  Whether the access is allowed is judged after the leaf, by `permissions`
+or by `nested`; A and D bits are set after that, by `mark`: three functions of one idea each.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+
+from kvmlab.hardware.formats import ALL_RIGHTS, XD, Row, Tables
+from kvmlab.hardware.ram import Ram
+from kvmlab.hardware.records import (
+    EXECUTE,
+    READ,
+    WRITE,
+    AccessedDirty,
+    Fault,
+    Mapped,
+    PmlLogged,
+    Step,
+    Verdict,
+    Visit,
+)
+
+Record = Step | AccessedDirty | PmlLogged
+Walk = Generator[Record, None, Mapped | Fault]
+Locate = Callable[[int], Walk]
+
+
+def walk(tables: Tables, root: int, address: int, ram: Ram, locate: Locate | None = None) -> Walk:
+    """Translate ``address`` through the tree at ``root``; rights are reported, not judged.
+
+    Absent wins over reserved in an entry, and both win over anything below it or about rights
+    (SDM, "Page-Fault Exceptions"; "EPT Misconfigurations").
+    """
+    fmt, base, rights = tables.format, root, ALL_RIGHTS
+    load = ram.load if fmt.entry_bytes == 8 else ram.load4
+    path: list[Visit] = []
+    for row in tables.rows:
+        index = address >> row.shift & row.index_mask
+        slot = hpa = base + index * fmt.entry_bytes
+        reach = ALL_RIGHTS
+        if locate is not None:
+            home = yield from locate(slot)
+            if isinstance(home, Fault):
+                return home  # the other dimension refused: pass its answer on untouched
+            hpa, reach = home.address, home.rights
+        entry = load(hpa)
+        verdict = judge(tables, row, entry)
+        yield Step(fmt.table, row.level, index, slot, hpa, entry, verdict)
+        if verdict is Verdict.ABSENT or verdict is Verdict.RESERVED:
+            return Fault(fmt.table, row.level, verdict.value, address, 0, 0)
+        path.append(Visit(row.level, slot, hpa, entry, reach))
+        if row.level != tables.no_rights_level:
+            rights &= entry_rights(tables, entry)
+        if tables.eager:
+            yield from mark(tables, path[-1:], ram, write=False)
+        if verdict is Verdict.LEAF:
+            break
+        base = entry & row.table_address
+    inside = (1 << row.shift) - 1
+    page = entry & row.page_address | (entry & row.page_high) << 19
+    return Mapped(fmt.table, page | address & inside, row.shift, rights, entry, path)
+
+
+def judge(tables: Tables, row: Row, entry: int) -> Verdict:
+    """What ``entry`` is: hardware ignores the rest of an absent entry."""
+    if not entry & row.present:
+        return Verdict.ABSENT
+    leaf = row.always_leaf or entry & row.leaf
+    if entry & (row.page_reserved if leaf else row.table_reserved):
+        return Verdict.RESERVED
+    if tables.bad_rights:  # EPT only
+        pattern = entry & 7 | (entry >> 7 & 8 if tables.switches.mode_based else 0)
+        if tables.bad_rights >> pattern & 1:
+            return Verdict.RESERVED
+        if leaf and tables.bad_types >> (entry >> 3 & 7) & 1:
+            return Verdict.RESERVED
+    return Verdict.LEAF if leaf else Verdict.TABLE
+
+
+def entry_rights(tables: Tables, entry: int) -> int:
+    """What one entry allows, as R, W, X and U (for EPT with mode-based execute: XU as U)."""
+    if tables.format.mode == "ept":
+        if tables.switches.mode_based:
+            return entry & 7 | entry >> 7 & 8
+        return entry & 7 | (entry & EXECUTE) << 1
+    rights = READ | entry & WRITE | (entry & 4) << 1  # U is bit 2 of an entry, 8 as a right
+    if not (tables.switches.nxe and entry & XD):
+        rights |= EXECUTE
+    return rights
+
+
+def mark(
+    tables: Tables, path: Iterable[Visit], ram: Ram, *, write: bool
+) -> Generator[AccessedDirty, None, None]:
+    """Set A in every entry of ``path`` and, for a write, D in the last one (the leaf)."""
+    fmt = tables.format
+    wide = fmt.entry_bytes == 8
+    visits = list(path)
+    for visit in visits:
+        if visit.level == tables.no_rights_level:
+            continue  # a PDPTE has no A bit
+        bits = fmt.accessed
+        if write and visit is visits[-1]:
+            bits |= fmt.dirty
+        if bits & ~visit.entry:
+            old = ram.load(visit.hpa) if wide else ram.load4(visit.hpa)
+            visit.entry = old | bits  # a locked read-modify-write
+            (ram.store if wide else ram.store4)(visit.hpa, visit.entry)
+            yield AccessedDirty(fmt.table, visit.level, visit.hpa, old, visit.entry)

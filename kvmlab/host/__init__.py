@@ -1,0 +1,1 @@
+"""Linux on the host: frames, and the address space of the VMM process."""

@@ -1,0 +1,12 @@
+"""What the host's kernel does with memory, one record per event."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class HostFault:
+    """The host backed a page of a process: HVA -> HPA in that process's page table."""
+
+    hva: int
+    hpa: int
+    shift: int

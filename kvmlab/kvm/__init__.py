@@ -1,0 +1,1 @@
+"""The hypervisor: memslots, the EPT MMU, the shadow MMU, exit handlers."""

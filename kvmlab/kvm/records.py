@@ -1,0 +1,84 @@
+"""What the hypervisor does, one record per event; names follow KVM's own."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class SlotLookup:
+    """A guest-physical address was found in a memslot: HVA = userspace_addr + (GPA - base)."""
+
+    gpa: int
+    slot: int
+    hva: int
+
+
+@dataclass(slots=True)
+class SpteSet:
+    """KVM wrote an entry of EPT or of a shadow table."""
+
+    table: str  # "ept" or "shadow"
+    level: int
+    gfn: int  # what the entry maps, or the first frame it covers
+    hpa: int  # of the entry
+    spte: int
+
+
+@dataclass(slots=True)
+class ShadowPageMade:
+    """A shadow page was created for a guest table (or, direct, for part of a large page)."""
+
+    gfn: int
+    level: int
+    direct: bool
+
+
+@dataclass(slots=True)
+class ShadowPageZapped:
+    """A shadow page was thrown away; its guest table may be written freely again."""
+
+    gfn: int
+    level: int
+    why: str  # "flooded", "misaligned"
+
+
+@dataclass(slots=True)
+class Zap:
+    """One entry of EPT or of a shadow table was dropped."""
+
+    table: str
+    level: int
+    gfn: int
+    spte: int
+
+
+@dataclass(slots=True)
+class WriteProtected:
+    """A guest frame became a shadowed table: every mapping of it lost its W bit."""
+
+    gfn: int
+    entries: int
+
+
+@dataclass(slots=True)
+class WriteTrapped:
+    """The guest wrote a shadowed table: KVM emulated the store."""
+
+    gpa: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class Reflected:
+    """A fault that is the guest's own was handed to it."""
+
+    gva: int
+    error_code: int
+
+
+@dataclass(slots=True)
+class MmioExit:
+    """An access to guest-physical memory in no slot went to user space."""
+
+    gpa: int
+    is_write: bool
+    data: bytes

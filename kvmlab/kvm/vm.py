@@ -1,0 +1,60 @@
+"""A virtual machine as KVM sees it: memslots over the VMM's address space."""
+
+from dataclasses import dataclass
+
+from kvmlab.base.tap import Tap
+from kvmlab.hardware.ram import Ram
+from kvmlab.hardware.records import Mapped
+from kvmlab.host.address_space import AddressSpace
+from kvmlab.host.kernel import Host
+from kvmlab.kvm.memslots import Memslot, Memslots
+from kvmlab.kvm.records import SlotLookup
+
+
+@dataclass(slots=True)
+class Backing:
+    """Where a guest-physical address really is: its slot, its HVA, its frame in the host."""
+
+    slot: Memslot
+    hva: int
+    host: Mapped
+
+
+class Vm:
+    """Guest-physical memory: GPA -> HVA by memslot, HVA -> HPA by the VMM's page table.
+
+    All that KVM knows of guest memory goes through here; what it reads there is the guest's
+    word and is treated as hostile.
+    """
+
+    def __init__(self, host: Host, vmm: AddressSpace, tap: Tap) -> None:
+        self.host, self.vmm, self.tap = host, vmm, tap
+        self.slots = Memslots()
+
+    @property
+    def ram(self) -> Ram:
+        """The host's physical memory."""
+        return self.host.ram
+
+    def back(self, gpa: int) -> Backing | None:
+        """Where ``gpa`` is, faulted into the host if need be; None outside every slot."""
+        slot = self.slots.find(gpa)
+        if slot is None:
+            return None
+        hva = slot.hva_of(gpa)
+        self.tap(SlotLookup(gpa, slot.slot, hva))
+        return Backing(slot, hva, self.vmm.fault_in(hva))
+
+    def look(self, gpa: int) -> Backing | None:
+        """Where ``gpa`` is now, without any effect; None if it is in no slot or not backed."""
+        slot = self.slots.find(gpa)
+        if slot is None:
+            return None
+        hva = slot.hva_of(gpa)
+        host = self.vmm.translate(hva)
+        return Backing(slot, hva, host) if host else None
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Write guest memory from the host's side, within one page."""
+        if backing := self.back(gpa):
+            self.ram.write(backing.host.address, data)

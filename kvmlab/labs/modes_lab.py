@@ -1,0 +1,285 @@
+"""One program under three designs: what shadow paging and EPT cost, side by side.
+
+The lab asks `study` for rows and `figures.modes` for what to show of them.  A run goes in slices
+between which the kernel serves the browser, so that progress moves and Stop works.
+"""
+
+import asyncio
+import time
+from collections.abc import Generator, Iterable
+from html import escape
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from kvmlab import workloads
+from kvmlab.base.errors import KvmlabError
+from kvmlab.figures import modes as figures
+from kvmlab.figures.scene import Table
+from kvmlab.labs.charts import Bars
+from kvmlab.study.compare import MMUS, Row, Study, study
+from kvmlab.text import say
+from kvmlab.workloads.trace import Trace
+
+Job = Generator[None, None, None]
+
+OWN = "own"  # the choice of a file of the learner's own
+AMOUNTS = (20_000, 100_000)
+BLINK = 0.1  # seconds between two movements of the progress bar
+
+STYLE = """<style>
+.kvm-modes { --kvm-ink: var(--jp-ui-font-color1, #1f1f1f); --kvm-rule: var(--jp-border-color1, #bdbdbd);
+  --kvm-quiet: var(--jp-ui-font-color2, #5f5f5f); --kvm-fault: var(--jp-error-color0, #b00020) }
+.kvm-modes .widget-html-content { color: var(--kvm-ink); font-size: 14px; line-height: 20px;
+  height: auto; white-space: normal }
+.kvm-modes p { margin: 0 } .kvm-modes [role="alert"] { color: var(--kvm-fault) }
+.kvm-modes table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+.kvm-modes caption { caption-side: bottom; text-align: left; color: var(--kvm-quiet);
+  font-size: 13px; padding-top: 8px }
+.kvm-modes th, .kvm-modes td { padding: 2px 8px; text-align: right; font-weight: 400;
+  border-top: 1px solid var(--kvm-rule) }
+.kvm-modes thead th { font-weight: 600; border-top: none }
+.kvm-modes th:first-child { text-align: left; padding-left: 0 }
+</style>"""
+
+
+class ModesLab(widgets.VBox):
+    """A comparison that a learner toggles: the trace, how much of it, and which designs.
+
+    ``rows`` are the rows shown.  Results are kept as long as the lab lives, so a design that has
+    run once is shown at once.  Bad input changes nothing but the message line.
+    """
+
+    def __init__(
+        self,
+        trace: str = "sort",
+        records: int | None = AMOUNTS[0],
+        designs: Iterable[str] = MMUS,
+    ) -> None:
+        """Run ``trace``, a shipped name or a path, and show it; ``records`` None means all."""
+        self.rows: list[Row] = []
+        self._results: dict[tuple[object, ...], Row] = {}
+        self._loaded: tuple[tuple[str, int], Trace] | None = None
+        self._job: Job | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._bars: list[Bars] = []
+        self._make_controls(trace, records, set(designs))
+        self._make_outputs()
+        super().__init__(
+            [
+                _line(self.trace, self.file, self.records),
+                _line(*self.designs.values()),
+                _line(self.progress, self.done, self.stop),
+                self.message,
+                self.sentence,
+                self.charts,
+                self.table,
+            ]
+        )
+        self.add_class("kvm-modes")
+        self._observe()
+        self._run()
+        self.finish()
+
+    def __repr__(self) -> str:
+        """What is shown: the same text each time."""
+        shown = (f"{row.mmu} {row.total.reads}/{row.total.leaves}" for row in self.rows)
+        what = f"{self.rows[0].trace!r}, {self.rows[0].records} records; " if self.rows else ""
+        return f"ModesLab({what}references/exits: {', '.join(shown) or 'none'})"
+
+    def finish(self) -> None:
+        """Complete what is running, if anything is; then ``rows`` are those asked for."""
+        for _ in self._job or ():
+            pass
+
+    # -- making ---------------------------------------------------------------------------
+
+    def _make_controls(self, trace: str, records: int | None, designs: set[str]) -> None:
+        own = trace not in workloads.SHIPPED
+        wide = {"description_width": "initial"}
+        self.trace = widgets.Dropdown(
+            description=say("modes.control.trace"),
+            options=[(name, name) for name in reversed(workloads.SHIPPED)]
+            + [(say("modes.control.own"), OWN)],
+            value=OWN if own else trace,
+            style=wide,
+            layout=widgets.Layout(width="max-content"),
+        )
+        self.file = widgets.Text(
+            description=say("modes.control.file"),
+            placeholder=say("modes.control.file.hint"),
+            value=trace if own else "",
+            continuous_update=False,
+            style=wide,
+            layout=widgets.Layout(width="360px", display="" if own else "none"),
+        )
+        amounts = sorted({*AMOUNTS, records} - {None})
+        self.records = widgets.Dropdown(
+            description=say("modes.control.records"),
+            options=[
+                *((say("modes.control.first", number=figures.number(n)), n) for n in amounts),
+                (say("modes.control.all"), None),
+            ],
+            value=records,
+            style=wide,
+            layout=widgets.Layout(width="max-content"),
+        )
+        self.designs = {
+            mmu: widgets.Checkbox(
+                value=mmu in designs,
+                description=figures.design(mmu),
+                indent=False,
+                layout=widgets.Layout(width="max-content", margin="2px 16px 2px 2px"),
+            )
+            for mmu in MMUS
+        }
+
+    def _make_outputs(self) -> None:
+        self.progress = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="240px"))
+        self.done = widgets.HTML()
+        self.stop = widgets.Button(description=say("modes.control.stop"))
+        self.message = widgets.HTML()
+        self.sentence = widgets.HTML()
+        self.sentence.add_class("kvm-modes-sentence")
+        self.charts = widgets.GridBox(
+            layout=widgets.Layout(
+                grid_template_columns="repeat(auto-fit, minmax(320px, 1fr))",
+                grid_gap="16px",
+                width="100%",
+            )
+        )
+        self.table = widgets.HTML()
+
+    def _observe(self) -> None:
+        for control in (self.trace, self.file, self.records, *self.designs.values()):
+            control.observe(lambda _change: self._run(), names="value")
+        self.stop.on_click(lambda _button: self._stopped())
+
+    # -- running --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        """Begin what the controls ask for, in place of what is running."""
+        self._halt()
+        self.file.layout.display = "" if self.trace.value == OWN else "none"
+        self._job = self._guarded()
+        next(self._job, None)  # what has run before is shown without delay
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no browser to serve meanwhile
+            self.finish()
+        else:
+            self._task = loop.create_task(_in_slices(self._job))
+
+    def _halt(self) -> None:
+        if self._job:
+            self._job.close()
+
+    def _stopped(self) -> None:
+        self._halt()
+        self._tell(say("modes.stopped"))
+
+    def _guarded(self) -> Job:
+        """The work; what goes wrong in it becomes a message, and what was shown stays."""
+        try:
+            self._tell("")
+            yield from self._work()
+        except KvmlabError as error:
+            self._tell(str(error))
+        except Exception as error:  # noqa: BLE001  a callback's error would be seen by nobody
+            self._tell(say("modes.broken", error=repr(error)))
+        finally:
+            self._show_progress(None)
+
+    def _work(self) -> Job:
+        source = self.file.value.strip() if self.trace.value == OWN else self.trace.value
+        if not source:
+            return
+        trace = self._read(source)
+        records = self.records.value
+        part = trace if records is None else trace.head(records)
+        wanted = [mmu for mmu, box in self.designs.items() if box.value]
+        for mmu in wanted:
+            key = (*self._loaded[0], len(part), mmu)
+            if key not in self._results:
+                self._results[key] = yield from self._watched(mmu, study(part, mmu))
+        self._show([self._results[*self._loaded[0], len(part), mmu] for mmu in wanted])
+
+    def _read(self, source: str) -> Trace:
+        """The trace, read again only if the file has changed."""
+        own = self.trace.value == OWN
+        changed = Path(source).stat().st_mtime_ns if own and Path(source).is_file() else 0
+        if not self._loaded or self._loaded[0] != (source, changed):
+            trace = workloads.lackey.read(source) if own else workloads.shipped(source)
+            self._loaded = (source, changed), trace
+        return self._loaded[1]
+
+    def _watched(self, mmu: str, run: Study) -> Generator[None, None, Row]:
+        """Run one design to its end, in slices, and show how far it is."""
+        moved = time.monotonic()
+        while True:
+            try:
+                done, total = next(run)
+            except StopIteration as end:
+                return end.value
+            if not done or time.monotonic() - moved > BLINK:
+                moved = time.monotonic()
+                self._show_progress(done / total, mmu, done, total)
+            yield
+
+    # -- showing --------------------------------------------------------------------------
+
+    def _show(self, rows: list[Row]) -> None:
+        self.rows = rows
+        self.sentence.value = f'<p role="status">{escape(figures.sentence(rows))}</p>'
+        self.table.value = STYLE + (table_html(figures.table(rows)) if rows else "")
+        self.charts.layout.display = "" if rows else "none"
+        if rows:
+            self._show_charts([figures.references(rows), figures.exits(rows)])
+
+    def _show_charts(self, charts: list[figures.Chart]) -> None:
+        if self._bars:
+            for bars, chart in zip(self._bars, charts, strict=True):
+                bars.show(chart)
+            return
+        try:
+            self._bars = [Bars(chart) for chart in charts]
+        except ImportError:
+            self.charts.children = [widgets.HTML(escape(say("modes.nochart")))]
+        else:
+            self.charts.children = self._bars
+
+    def _show_progress(self, share: float | None, mmu: str = "", done: int = 0, total: int = 0) -> None:
+        for one in (self.progress, self.done, self.stop):
+            one.layout.display = "none" if share is None else ""
+        self.progress.value = share or 0.0
+        if share is not None:
+            numbers = {"done": figures.number(done), "total": figures.number(total)}
+            self.done.value = escape(say("modes.progress", design=figures.design(mmu), **numbers))
+
+    def _tell(self, line: str) -> None:
+        self.message.value = f'<p role="alert">{escape(line)}</p>' if line else ""
+
+
+async def _in_slices(job: Job) -> None:
+    """Do ``job``, giving the browser its turn between two slices."""
+    for _ in job:
+        await asyncio.sleep(0)
+
+
+def _line(*controls: widgets.Widget) -> widgets.Box:
+    """Controls side by side, on as many lines as the width asks for."""
+    layout = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 16px")
+    return widgets.Box(controls, layout=layout)
+
+
+def table_html(table: Table) -> str:
+    """``table`` as HTML: a caption, a header for each column and one for each row."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in table.rows
+    )
+    caption = f"<caption>{escape(table.caption)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,175 @@
+"""The composition root: one host and its VM, wired.  The only file that knows every party."""
+
+from dataclasses import dataclass
+
+from kvmlab.base.addresses import parse_address, parse_size, size_text
+from kvmlab.base.errors import BadChoice, BadSize
+from kvmlab.base.tap import Tap, silent
+from kvmlab.guest.kernel import Kernel
+from kvmlab.hardware.cpu import Cpu
+from kvmlab.hardware.formats import ALL_RIGHTS, Format, compile_tables, format_named
+from kvmlab.hardware.ram import PAGE_SIZE, Ram
+from kvmlab.hardware.records import Fault, Mapped
+from kvmlab.hardware.tlb import UNIFIED, Geometry
+from kvmlab.hardware.walker import Walk, walk
+from kvmlab.host.kernel import Host
+from kvmlab.kvm.ept_mmu import EptMmu
+from kvmlab.kvm.mmu import Mmu
+from kvmlab.kvm.shadow_mmu import ShadowMmu
+from kvmlab.kvm.vcpu import Vcpu
+from kvmlab.kvm.vm import Vm
+from kvmlab.qemu.firmware import boot_controls, identity_tables
+from kvmlab.qemu.machine import Qemu, memory_map
+
+MMUS = ("native", "shadow", "ept")
+_HOST_PAGES = {1 << 12: 12, 1 << 21: 21, 1 << 30: 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One address in all four spaces; None where the chain ends."""
+
+    gva: int
+    gpa: int | None
+    hva: int | None
+    hpa: int | None
+
+
+class Machine:
+    """A host, a VM and the guest's kernel, booted; or (``native``) that kernel on the metal.
+
+    Sizes are bytes or texts such as ``64M``.  ``guest_levels`` 4 or 5 and ``host_levels`` (of
+    EPT) 4 or 5; ``host_page`` backs the guest's memory, ``guest_page`` is what `demo` maps.
+    Raises `BadChoice` and `BadSize`.
+    """
+
+    def __init__(  # noqa: PLR0913  the options of the house, by name
+        self,
+        mmu: str = "ept",
+        *,
+        guest_memory: int | str = "64M",
+        host_memory: int | str = "256M",
+        guest_levels: int = 4,
+        host_levels: int = 4,
+        guest_page: int | str = "4K",
+        host_page: int | str = "4K",
+        geometry: Geometry = UNIFIED,
+        tap: Tap = silent,
+    ) -> None:
+        if mmu not in MMUS:
+            raise BadChoice(f"there is no design {mmu!r}; choose one of {', '.join(MMUS)}")
+        guest_size, host_size = parse_size(guest_memory), parse_size(host_memory)
+        fmt = _guest_format(guest_levels)
+        host_shift = _host_shift(host_page)
+        _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
+        self.mmu, self.tap = mmu, tap
+        self.guest_page = parse_size(guest_page)
+        self.ram = Ram(guest_size if mmu == "native" else host_size)
+        self.cpu = Cpu(self.ram, geometry=geometry, tap=tap)
+        self.host: Host | None = None
+        self.qemu: Qemu | None = None
+        self.vcpu: Vcpu | None = None
+        if mmu == "native":
+            identity_tables(fmt, memory_map(guest_size), self.ram.write)
+            self.cpu.start(boot_controls(fmt))
+        else:
+            self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels))
+        self.guest = Kernel(self.cpu, memory_map(guest_size), tap)
+        self.guest.page_shift(self.guest_page)
+
+    def _power_on(self, fmt: Format, size: int, host_shift: int, levels: int) -> None:
+        """Start QEMU, its VM, and a virtual CPU in the mode that firmware leaves."""
+        self.host = Host(self.ram, self.tap)
+        self.qemu = Qemu(self.host, size, host_shift, self.tap)
+        self.qemu.load_firmware(fmt)
+        vm, boot = self.qemu.vm, boot_controls(fmt)
+
+        def mmu(vcpu: Vcpu) -> Mmu:
+            if self.mmu == "ept":
+                return EptMmu(vm, vcpu.vmcs, levels)
+            return ShadowMmu(vm, vcpu.vmcs, self.cpu, boot)
+
+        self.vcpu = Vcpu(self.cpu, boot, mmu)
+
+    @property
+    def vm(self) -> Vm | None:
+        """The VM; None when the kernel runs on the metal."""
+        return self.qemu.vm if self.qemu else None
+
+    @property
+    def policy(self) -> str:
+        """How this design works, in a few words for the screen."""
+        native = "no hypervisor: the guest's tables are the only ones"
+        return self.vcpu.mmu.policy if self.vcpu else native
+
+    def chain(self, gva: int | str) -> Chain:
+        """Follow an address of the current process through all four spaces, without effect."""
+        address = parse_address(gva)
+        process = self.guest.current
+        gpa = self._gpa(process.root, address) if process else None
+        if self.vm is None:
+            return Chain(address, gpa, None, gpa)
+        backing = self.vm.look(gpa) if gpa is not None else None
+        if backing is None:
+            slot = self.vm.slots.find(gpa) if gpa is not None else None
+            hva = slot.hva_of(gpa) if slot and gpa is not None else None
+            return Chain(address, gpa, hva, None)
+        return Chain(address, gpa, backing.hva, backing.host.address)
+
+    def _gpa(self, root: int, gva: int) -> int | None:
+        tables = compile_tables(self.guest.tables.format, self.cpu.processor)
+        steps = walk(tables, root, gva, self.ram, self._look if self.vm else None)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return None if isinstance(end.value, Fault) else end.value.address
+
+    def _look(self, gpa: int) -> Walk:
+        backing = self.vm.look(gpa) if self.vm else None
+        if backing is None:
+            return Fault("guest", 0, "absent", gpa, 0, 0)
+        return Mapped("host", backing.host.address, backing.host.shift, ALL_RIGHTS, 0, [])
+        yield  # a walk is a generator
+
+    def table_bytes(self) -> dict[str, int]:
+        """Page-table memory now, in bytes: the guest's, EPT's and the shadow's."""
+        mmu = self.vcpu.mmu if self.vcpu else None
+        return {
+            "guest": self.guest.table_frames * PAGE_SIZE,
+            "ept": mmu.table_frames * PAGE_SIZE if mmu and mmu.name == "ept" else 0,
+            "shadow": mmu.table_frames * PAGE_SIZE if mmu and mmu.name == "shadow" else 0,
+        }
+
+
+def _guest_format(levels: int) -> Format:
+    if levels not in (4, 5):
+        raise BadChoice(f"{levels} guest levels are not on offer; choose 4 or 5")
+    return format_named(f"{levels}-level")
+
+
+def _ept_levels(levels: int) -> int:
+    if levels not in (4, 5):
+        raise BadChoice(f"EPT has 4 or 5 levels, not {levels}")
+    return levels
+
+
+def _host_shift(page: int | str) -> int:
+    size = parse_size(page)
+    if size not in _HOST_PAGES:
+        raise BadSize(f"{size_text(size)} is no host page; choose 4K, 2M or 1G")
+    return _HOST_PAGES[size]
+
+
+def _check_sizes(guest: int, host: int, fmt: Format, host_shift: int, *, native: bool) -> None:
+    """Refuse memory that cannot be: misaligned, or a guest larger than its host."""
+    grain = max(1 << fmt.page_shifts[1], 1 << host_shift if not native else 0)
+    if guest % grain:
+        raise BadSize(f"guest memory {size_text(guest)} is no multiple of {size_text(grain)}")
+    if host % PAGE_SIZE:
+        raise BadSize(f"host memory {size_text(host)} is no multiple of 4K")
+    if not native and guest >= host:
+        raise BadSize(
+            f"a guest of {size_text(guest)} does not fit in a host of {size_text(host)}: "
+            "the host needs room for page tables too"
+        )

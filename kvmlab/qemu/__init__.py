@@ -1,0 +1,1 @@
+"""The VMM process: RAM block, memslots, firmware."""

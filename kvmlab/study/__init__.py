@@ -1,0 +1,1 @@
+"""How much it costs: replay a program at speed, count, compare designs."""

@@ -1,0 +1,146 @@
+"""Compare designs: the same program, the same accesses, three ways to translate.
+
+Each design gets a fresh machine.  Counting starts when the process is about to run: boot, and
+what spawning it cost, are not counted.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+from kvmlab.base.addresses import PAGE_SIZE
+from kvmlab.base.errors import BadChoice, TraceError
+from kvmlab.machine import Machine
+from kvmlab.study.counters import TABLES, Counters, Tally
+from kvmlab.study.replay import accesses, memory_for, replay
+from kvmlab.workloads.trace import Trace
+
+MMUS = ("native", "shadow", "ept")
+"""The designs that can be compared, cheapest walk first."""
+
+Progress = Callable[[str, int, int], None]
+"""Told the design, accesses done and accesses in all; raise from it to stop."""
+
+
+class Options(TypedDict, total=False):
+    """What may be said about the machine; what is left out is as `Machine` has it, or as needed."""
+
+    guest_memory: str | int
+    host_memory: str | int
+    guest_levels: int
+    host_levels: int
+    guest_page: str
+    host_page: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one design cost on one trace."""
+
+    trace: str
+    mmu: str
+    records: int  # of the trace
+    accesses: int  # by the program; a record that crosses a page makes two
+    program: Tally
+    kernel: Tally
+    table_bytes: dict[str, int]  # when the program ended
+    shadow_bytes_peak: int
+
+    @property
+    def total(self) -> Tally:
+        """Program and guest kernel together."""
+        return self.program + self.kernel
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain data; the keys are an interface that others build on."""
+        return {
+            "trace": self.trace,
+            "mmu": self.mmu,
+            "records": self.records,
+            "accesses": self.accesses,
+            **costs(self.total),
+            "table_bytes": {table: self.table_bytes.get(table, 0) for table in TABLES},
+            "shadow_bytes_peak": self.shadow_bytes_peak,
+            "program": costs(self.program),
+            "kernel": costs(self.kernel),
+        }
+
+
+Study = Generator[tuple[int, int], None, Row]
+
+
+def costs(tally: Tally) -> dict[str, Any]:
+    """A tally as plain data."""
+    return {
+        "tlb_lookups": sum(tally.lookups.values()),
+        "tlb_hits": {level: tally.lookups[level] for level in ("L1", "L2")},
+        "tlb_misses": tally.lookups["miss"],
+        "references": dict(tally.references),
+        "exits": dict(sorted(tally.exits.items())),
+        "page_faults": tally.page_faults,
+        "faults_reflected": tally.reflected,
+        "table_writes_trapped": tally.writes_trapped,
+    }
+
+
+def compare(
+    trace: Trace,
+    mmus: Iterable[str] = MMUS,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> list[Row]:
+    """One row a design, in the order of ``mmus``; ``options`` go to `Machine`.
+
+    Raises `BadChoice` for an unknown design and `TraceError` for a trace without records,
+    before anything runs.
+    """
+    runs = [(mmu, study(trace, mmu, **options)) for mmu in mmus]
+    return [_finish(mmu, run, progress) for mmu, run in runs]
+
+
+def study(trace: Trace, mmu: str, **options: Unpack[Options]) -> Study:
+    """Replay ``trace`` under one design: yields (accesses done, accesses in all), returns the row.
+
+    Between two yields nothing runs, so a caller can show progress, do other work, or stop by
+    asking for no more.  Raises `BadChoice` and `TraceError` at once.
+    """
+    if mmu not in MMUS:
+        raise BadChoice(f"design {mmu!r} is unknown; choose from {', '.join(MMUS)}")
+    if not len(trace):
+        raise TraceError(f"trace {trace.name!r} has no records to replay")
+    return _study(trace, mmu, options)
+
+
+def _study(trace: Trace, mmu: str, options: Options) -> Study:
+    what, counters = accesses(trace), Counters()
+    page = options.get("guest_page", "4K")
+    sized: Options = {**memory_for(what, page), **options}
+    machine = Machine(mmu=mmu, tap=counters, **sized)
+    shadow_bytes = 0
+    for done in replay(machine, what, page):
+        if not done:
+            counters.clear()
+            shadow_bytes = machine.table_bytes()["shadow"]
+        yield done, len(what)
+    return Row(
+        trace=trace.name,
+        mmu=mmu,
+        records=len(trace),
+        accesses=len(what),
+        program=counters.program,
+        kernel=counters.kernel,
+        table_bytes=machine.table_bytes(),
+        shadow_bytes_peak=shadow_bytes + counters.shadow_pages_peak * PAGE_SIZE,
+    )
+
+
+def _finish(mmu: str, run: Study, progress: Progress | None) -> Row:
+    """The row of a study that runs to its end."""
+    while True:
+        try:
+            done, total = next(run)
+        except StopIteration as end:
+            row: Row = end.value
+            return row
+        if progress:
+            progress(mmu, done, total)

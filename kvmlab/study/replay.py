@@ -1,0 +1,105 @@
+"""Run a recorded program on a machine: its pages are mapped, its accesses are made, in order.
+
+The trace knows addresses only.  The mappings (VMAs) a process would have had are taken from the
+pages it touched: neighbours of equal rights are one mapping, writable if anything in it was
+written, executable if anything was fetched.  Pages appear by demand fault, through the guest's
+own kernel, so its page-table writes happen as they would.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmlab.base.addresses import PAGE_SIZE, parse_size
+from kvmlab.hardware.records import Kind
+from kvmlab.machine import Machine
+from kvmlab.workloads.trace import Trace
+
+STRIDE = 5_000
+"""Accesses between two reports of progress: a tenth of a second or so."""
+
+LEAST_GUEST_MEMORY = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A mapping that the replayed process has: bytes from ``start``, and what they allow."""
+
+    start: int
+    length: int
+    write: bool
+    execute: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accesses:
+    """What the program does, one entry an access; none crosses a 4 KiB page."""
+
+    kinds: NDArray[np.uint8]
+    addresses: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        """How many accesses."""
+        return len(self.kinds)
+
+
+def accesses(trace: Trace) -> Accesses:
+    """The accesses of a trace: one a record, and one more for a record that crosses a page."""
+    inside = trace.addresses & np.uint64(PAGE_SIZE - 1)
+    crosses = inside + trace.sizes > PAGE_SIZE
+    record = np.repeat(np.arange(len(trace)), 1 + crosses)
+    second = np.append(False, record[1:] == record[:-1])[: len(record)]
+    starts = trace.addresses[record]
+    next_page = (starts | np.uint64(PAGE_SIZE - 1)) + np.uint64(1)
+    return Accesses(trace.kinds[record], np.where(second, next_page, starts))
+
+
+def areas(what: Accesses, page: int = PAGE_SIZE) -> list[Area]:
+    """The mappings that let every access succeed, ascending, in pages of ``page`` bytes."""
+    shift = np.uint64(page.bit_length() - 1)
+    order = np.argsort(what.addresses >> shift, kind="stable")
+    pages, first = np.unique((what.addresses >> shift)[order], return_index=True)
+    rights = np.bitwise_or.reduceat(what.kinds[order], first) & (Kind.WRITE | Kind.FETCH)
+    joins = (np.diff(pages) == 1) & (rights[1:] == rights[:-1])
+    heads = np.flatnonzero(np.concatenate(([True], ~joins)))
+    ends = np.append(heads[1:], len(pages))
+    return [
+        Area(int(pages[i]) * page, int(end - i) * page, *_may(int(rights[i])))
+        for i, end in zip(heads, ends, strict=True)
+    ]
+
+
+def _may(rights: int) -> tuple[bool, bool]:
+    return bool(rights & Kind.WRITE), bool(rights & Kind.FETCH)
+
+
+def memory_for(what: Accesses, page: str) -> dict[str, int]:
+    """Memory sizes, as options of `Machine`, that hold every page touched, all designs alike.
+
+    The guest gets twice that (its tables and kernel live there too), the host four times the guest.
+    """
+    touched = sum(area.length for area in areas(what, parse_size(page)))
+    guest = max(LEAST_GUEST_MEMORY, 1 << (2 * touched - 1).bit_length())
+    return {"guest_memory": guest, "host_memory": 4 * guest}
+
+
+def replay(machine: Machine, what: Accesses, page: str = "4K") -> Generator[int, None, None]:
+    """Make every access in a new process; yields how many are done, first 0 when it may run.
+
+    At the first value the process is current and nothing of it has been touched: that is where
+    to begin counting.  Stop by not asking for more.
+    """
+    process = machine.guest.spawn("replayed")
+    for area in areas(what, parse_size(page)):
+        process.mmap(area.start, area.length, write=area.write, execute=area.execute, page=page)
+    machine.guest.switch(process)
+    yield 0
+    touch, kind_of = machine.guest.touch, {kind.value: kind for kind in Kind}
+    for start in range(0, len(what), STRIDE):
+        part = slice(start, start + STRIDE)
+        kinds, addresses_ = what.kinds[part].tolist(), what.addresses[part].tolist()
+        for kind, gva in zip(kinds, addresses_, strict=True):
+            touch(gva, kind_of[kind])
+        yield start + len(kinds)

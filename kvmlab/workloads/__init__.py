@@ -1,0 +1,24 @@
+"""What runs on the simulated machine: here, traces recorded from real programs."""
+
+from dataclasses import replace
+from importlib.resources import as_file, files
+
+from kvmlab.base.errors import BadChoice
+from kvmlab.workloads import lackey
+from kvmlab.workloads.trace import Trace
+
+__all__ = ["SHIPPED", "Trace", "lackey", "shipped"]
+
+SHIPPED = ("ls", "sort")
+"""Names of the traces that come with kvmlab; `data/README.md` says how they were recorded."""
+
+
+def shipped(name: str) -> Trace:
+    """The trace recorded from `ls -l` or from `sort`; it is read anew on each call.
+
+    Raises `BadChoice` for any other name.
+    """
+    if name not in SHIPPED:
+        raise BadChoice(f"no trace {name!r} is shipped; choose one of: {', '.join(SHIPPED)}")
+    with as_file(files(__name__) / "data" / f"{name}.lackey.xz") as path:
+        return replace(lackey.read(path), name=name)

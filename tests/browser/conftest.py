@@ -1,0 +1,229 @@
+"""A real JupyterLab and a real Chromium: what a learner sees, nothing simulated.
+
+The tests need a Chromium (``KVMLAB_CHROMIUM`` names one, else the usual names are tried), Playwright
+and JupyterLab.  Where one is missing they are skipped with the reason, unless ``KVMLAB_REQUIRE``
+contains ``browser``: then they fail.  ``KVMLAB_SHOTS`` names a directory for the screenshots.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+STARTUP_SECONDS = 60
+CALLED_OFF = "net::ERR_ABORTED"  # by the page itself: Lab reloads once when it resets its workspace
+READY = """() => {
+  const context = window.jupyterapp?.shell?.currentWidget?.sessionContext
+  const kernel = context?.session?.kernel
+  return Boolean(context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle')
+}"""
+"""The "idle" lamp lights before the session is ready, and a run-all then does nothing at all."""
+
+
+def absent(reason: str) -> None:
+    """Skip, or fail where a browser is required."""
+    if "browser" in os.environ.get("KVMLAB_REQUIRE", ""):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of an installed Chromium."""
+    named = os.environ.get("KVMLAB_CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if not found or not Path(found).exists():
+        absent("no Chromium found; install one or name it in KVMLAB_CHROMIUM")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[object]:
+    """One headless browser for all tests."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        absent("Playwright is not installed")
+    with sync_playwright() as playwright:
+        chrome = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield chrome
+        chrome.close()
+
+
+@dataclass
+class Server:
+    """A running JupyterLab and the directory that it shows."""
+
+    url: str
+    root: Path
+
+    def write(self, name: str, *cells: str) -> str:
+        """Put a notebook with these code cells in the root; returns where a browser opens it."""
+        (self.root / name).write_text(json.dumps(notebook(cells)), encoding="utf-8")
+        return f"{self.url}/lab/tree/{name}?reset"
+
+
+def notebook(cells: tuple[str, ...]) -> dict[str, object]:
+    """A notebook of code cells that were never run."""
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    code = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
+    return {
+        "cells": [{**code, "id": f"cell-{n}", "source": text} for n, text in enumerate(cells)],
+        "metadata": {"kernelspec": spec},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+@pytest.fixture(scope="session")
+def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # noqa: ARG001  a server without a browser is of no use
+    """A JupyterLab with fresh settings, on a free port of this machine only."""
+    pytest.importorskip("jupyterlab")
+    home, root = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (home / "server.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(  # noqa: S603  our own interpreter and options
+            lab_command(port, root), env=environment(home), stdout=log, stderr=log
+        )
+        try:
+            wait_until_up(f"http://127.0.0.1:{port}/api/status", process, home / "server.log")
+            yield Server(f"http://127.0.0.1:{port}", root)
+        finally:
+            process.send_signal(signal.SIGTERM)  # SIGTERM: stop without asking, and stop the kernels
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def lab_command(port: int, root: Path) -> list[str]:
+    """The command line of a JupyterLab that tests can drive."""
+    return [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
+        *(f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token="),
+        *(f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True"),
+    ]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Where Jupyter keeps its things: nowhere near the settings of whoever runs the tests."""
+    overrides = home / "config" / "labconfig" / "default_setting_overrides.json"
+    overrides.parent.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    overrides.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": quiet}))
+    places = {
+        "JUPYTER_CONFIG_DIR": home / "config",
+        "JUPYTER_DATA_DIR": home / "data",
+        "JUPYTER_RUNTIME_DIR": home / "runtime",
+        "IPYTHONDIR": home / "ipython",
+    }
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **{name: str(place) for name, place in places.items()}, "PYTHONPATH": path}
+
+
+def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the server answers; fail with its log when it does not."""
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310  a URL of this machine
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
+
+
+@dataclass
+class Opened:
+    """A notebook open in the browser, and what went wrong on its page."""
+
+    page: object
+    shots: Path
+    trouble: list[str] = field(default_factory=list)
+
+    def run_all(self) -> None:
+        """Run every cell and wait until the kernel is idle again."""
+        self.page.wait_for_function(READY, timeout=60_000)
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.wait_for_function(READY, timeout=60_000)
+
+    def theme(self, name: str) -> None:
+        """Switch JupyterLab to its ``Light`` or ``Dark`` theme."""
+        self.page.evaluate(
+            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})",
+            f"JupyterLab {name}",
+        )
+        light = "true" if name == "Light" else "false"
+        self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+
+    def shot(self, name: str, selector: str | None = None) -> None:
+        """Save what is seen now, whole or one element, as ``name``.png."""
+        path = self.shots / f"{name}.png"
+        if selector:
+            self.page.locator(selector).first.screenshot(path=path)
+        else:
+            self.page.screenshot(path=path)
+
+    def seen(self, selector: str) -> str:
+        """The text of the first element that matches, white space folded."""
+        return re.sub(r"\s+", " ", self.page.locator(selector).first.inner_text()).strip()
+
+
+@pytest.fixture
+def open_notebook(
+    browser: object, server: Server, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Opened]]:
+    """Open a notebook of these cells in a fresh page; fail if the page complains about anything."""
+    shots = Path(os.environ.get("KVMLAB_SHOTS") or tmp_path)
+    shots.mkdir(parents=True, exist_ok=True)
+    context = browser.new_context(viewport={"width": 1366, "height": 1000})
+    opened: list[Opened] = []
+
+    def start(*cells: str, theme: str = "Light") -> Opened:
+        lab = Opened(context.new_page(), shots)
+        listen(lab)
+        stem = re.sub(r"\W+", "_", request.node.name)
+        lab.page.goto(server.write(f"{stem}_{len(opened)}.ipynb", *cells))
+        lab.page.wait_for_function(READY, timeout=60_000)
+        lab.theme(theme)
+        opened.append(lab)
+        return lab
+
+    yield start
+    context.close()
+    trouble = [line for lab in opened for line in lab.trouble]
+    assert not trouble, "\n".join(trouble)
+
+
+def listen(lab: Opened) -> None:
+    """Note every console error, exception, failed request and error status of a page."""
+    page, note = lab.page, lab.trouble.append
+    page.on("console", lambda m: note(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda error: note(f"exception: {error}"))
+    page.on("requestfailed", lambda r: None if r.failure == CALLED_OFF else note(f"failed: {r.url} {r.failure}"))
+    page.on("response", lambda r: note(f"status {r.status}: {r.url}") if r.status >= 400 else None)  # noqa: PLR2004  the first error status of HTTP

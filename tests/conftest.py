@@ -1,0 +1,59 @@
+"""What all tests share: which of them run, and how hypothesis searches.
+
+``--all`` or ``KVMLAB_ALL=1`` runs the tests marked ``long`` too, and lets hypothesis search longer.
+``KVMLAB_REQUIRE=browser`` (names of markers, separated by commas) turns a skipped test of that
+marker into a failure, so that a machine meant to run it cannot quietly leave it out.
+"""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+BROWSER_TESTS = Path(__file__).parent / "browser"
+
+# Machines differ in speed, so no example has a deadline and slow generation is no error.
+# What fails prints a blob with which it can be repeated.
+COMMON = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", COMMON)
+settings.register_profile("all", COMMON, max_examples=1000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked long too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("all" if wants_all(config) else "quick")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(BROWSER_TESTS):
+            item.add_marker("browser")
+        if item.get_closest_marker("long") and not wants_all(config):
+            item.add_marker(pytest.mark.skip(reason="long; runs with --all or KVMLAB_ALL=1"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    missed = [name for name in required() if item.get_closest_marker(name)]
+    if report.skipped and missed and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{report.longrepr} (KVMLAB_REQUIRE={missed[0]} allows no skip)"
+    return report
+
+
+def wants_all(config: pytest.Config) -> bool:
+    """Whether the long tests were asked for."""
+    return bool(config.getoption("--all")) or os.environ.get("KVMLAB_ALL") == "1"
+
+
+def required() -> list[str]:
+    """The markers whose tests must not be skipped."""
+    return [name for name in os.environ.get("KVMLAB_REQUIRE", "").split(",") if name]
