@@ -22,7 +22,7 @@ from kvmlab.qemu.firmware import boot_controls, identity_tables
 from kvmlab.qemu.machine import Qemu, memory_map
 
 MMUS = ("native", "shadow", "ept")
-_HOST_PAGES = {1 << 12: 12, 1 << 21: 21, 1 << 30: 30}
+_HOST_SHIFTS = (12, 21, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,9 @@ def _ept_levels(levels: int) -> int:
 
 def _host_shift(page: int | str) -> int:
     size = parse_size(page)
-    if size not in _HOST_PAGES:
+    if size not in [1 << shift for shift in _HOST_SHIFTS]:
         raise BadSize(f"{size_text(size)} is no host page; choose 4K, 2M or 1G")
-    return _HOST_PAGES[size]
+    return size.bit_length() - 1
 
 
 def _check_sizes(guest: int, host: int, fmt: Format, host_shift: int, *, native: bool) -> None:

@@ -19,8 +19,12 @@ kvmlab is imported, so that a mistake in the engine cannot repeat itself here.
 
 Two switches choose between behaviours that are both legal:
 
-* `early_accessed`: set the accessed bit of an upper entry as soon as it has been read (QEMU,
-  and so Unicorn), or only when the whole walk has succeeded and is permitted (KVM; default).
+* `accessed`: when the accessed bits of upper entries of the guest's format are set.
+  AT_END: when the whole walk has succeeded and is permitted (KVM; default).
+  DESCENDING: as soon as the entry has been read and found sound, whatever comes of the walk.
+  QEMU: so too, and the two peculiarities of QEMU 5.0 and Unicorn: a PDPTE is treated like this
+  even where it maps a 1 GiB page, before anything is known of that page; and the leaf of
+  a nested walk gets no other accessed bit, and never a dirty one.
 * `pdptes_in_memory`: read the PAE PDPTE on each walk as a third level (AMD under nested paging;
   always so with `Npt`), or load four registers at MOV CR3 (Intel; default).
 
@@ -41,6 +45,8 @@ NAMES = {12: "4K", 21: "2M", 22: "4M", 30: "1G"}
 # "Paging-Mode Modifiers": levels, index bits of a level, bytes of an entry, width of an address.
 MODES = {"32bit": (2, 10, 4, 32), "pae": (3, 9, 8, 32), "4level": (4, 9, 8, 48)}
 MODES |= {"5level": (5, 9, 8, 57), "nopaging": (0, 0, 0, 32)}
+
+AT_END, DESCENDING, QEMU = "at end", "descending", "qemu"
 
 READ, WRITE, FETCH, USER_FETCH = 1, 2, 4, 8  # also bits 3:0 and 6:3 of an exit qualification
 
@@ -180,12 +186,12 @@ def translate(
     access: Access,
     nested: Ept | Npt | None = None,
     *,
-    early_accessed: bool = False,
+    accessed: str = AT_END,
     pdptes_in_memory: bool = False,
 ) -> Outcome:
     """Load CR3, then do one access with all TLBs and walk caches empty."""
-    run = _Run(controls, memory, access, nested, early_accessed=early_accessed)
-    run.pdptes_in_memory = pdptes_in_memory or isinstance(nested, Npt)
+    in_memory = pdptes_in_memory or isinstance(nested, Npt)
+    run = _Run(controls, memory, access, nested, accessed, in_memory)
     try:
         found = run.access_memory()
     except _StopError as stop:
@@ -238,12 +244,11 @@ class _Run:
         memory: Memory,
         access: Access,
         nested: Ept | Npt | None,
-        *,
-        early_accessed: bool,
+        accessed: str,
+        pdptes_in_memory: bool,
     ) -> None:
         self.controls, self.memory, self.access = controls, memory, access
-        self.nested, self.early_accessed = nested, early_accessed
-        self.pdptes_in_memory = False
+        self.nested, self.accessed, self.pdptes_in_memory = nested, accessed, pdptes_in_memory
         self.trace: list[Reference] = []
         self.updates: list[Update] = []
         self.pml: list[int] = []
@@ -341,22 +346,26 @@ class _Run:
         reach: Callable[[int], tuple[int, int]],
     ) -> list[_Used]:
         """Read entry by entry to the leaf: absent first, then reserved, at each level."""
-        levels, bits, size, _ = MODES[c.mode]
+        levels, width, size, _ = MODES[c.mode]
         path: list[_Used] = []
         for level in range(2 if c.mode == "pae" else levels, 0, -1):
-            gpa = base + (va >> (12 + bits * (level - 1)) & ((1 << bits) - 1)) * size
+            gpa = base + (va >> (12 + width * (level - 1)) & ((1 << width) - 1)) * size
             hpa, rights = reach(gpa)
             value = self.memory.load(hpa, size)
             self.trace.append(Reference(table, level, hpa, value))
             if not value & P:
                 raise _UnmappedError(0)
+            used = _Used(level, gpa, hpa, value, rights)
+            leaf = is_leaf(c, level, value)
+            if self.accessed == QEMU and level == 3 and not value & reserved(c, 3, value & ~PS):
+                self.mark(table, used, size, ACCESSED, leaf=leaf)
             if value & reserved(c, level, value):
                 raise _UnmappedError(9)
-            path.append(_Used(level, gpa, hpa, value, rights))
-            if is_leaf(c, level, value):
+            path.append(used)
+            if leaf:
                 break
-            if self.early_accessed:
-                self.mark(table, path[-1], size, ACCESSED, leaf=False)
+            if self.accessed != AT_END:
+                self.mark(table, used, size, ACCESSED, leaf=False)
             base = value & (FRAME if size == 8 else 0xFFFF_F000)
         return path
 
@@ -374,17 +383,17 @@ class _Run:
 
     def mark_guest(self, used: _Used, *, leaf: bool) -> None:
         """Set A, and D in the leaf of a write; EPT must let the page table be written."""
-        bits = ACCESSED | DIRTY if leaf and self.access.type == "write" else ACCESSED
-        self.mark("guest", used, MODES[self.controls.mode][2], bits, leaf=leaf)
+        marks = ACCESSED | DIRTY if leaf and self.access.type == "write" else ACCESSED
+        self.mark("guest", used, MODES[self.controls.mode][2], marks, leaf=leaf)
 
-    def mark(self, table: str, used: _Used, size: int, bits: int, *, leaf: bool) -> None:
+    def mark(self, table: str, used: _Used, size: int, marks: int, *, leaf: bool) -> None:
         old = self.memory.load(used.hpa, size)
-        if old | bits == old:
+        if old | marks == old:
             return
         if not used.reach & WRITE:
             raise self.ept_violation(used.gpa, READ | WRITE, used.reach)
-        self.memory.store(used.hpa, size, old | bits)
-        self.updates.append(Update(table, used.level, leaf, used.hpa, old, old | bits))
+        self.memory.store(used.hpa, size, old | marks)
+        self.updates.append(Update(table, used.level, leaf, used.hpa, old, old | marks))
 
     # ----- EPT ("The Extended Page-Table Mechanism") ----------------------------------------
 
@@ -431,8 +440,8 @@ class _Run:
                 raise _StopError("pml_full", exit_reason=62, gpa=gpa)
             self.pml.append(gpa & ~0xFFF)
         for used in path:
-            bits = 0x300 if write and used is leaf else 0x100
-            self.mark("ept", used, 8, bits, leaf=used is leaf)
+            marks = 0x300 if write and used is leaf else 0x100
+            self.mark("ept", used, 8, marks, leaf=used is leaf)
 
     def ept_violation(
         self,
@@ -473,8 +482,9 @@ class _Run:
             raise _StopError("npf", exit_reason=0x400, error_code=code, gpa=gpa)
         for used in path:
             leaf = used is path[-1]
-            bits = ACCESSED | DIRTY if leaf and wants == "write" else ACCESSED
-            self.mark("npt", used, 8, bits, leaf=leaf)
+            marks = ACCESSED | DIRTY if leaf and wants == "write" else ACCESSED
+            if not (leaf and self.accessed == QEMU):
+                self.mark("npt", used, 8, marks, leaf=leaf)
         shift = leaf_shift(host, path[-1].level)
         offset = (1 << shift) - 1
         return leaf_frame(host, path[-1]) | gpa & offset, shift

@@ -6,6 +6,7 @@ page table of the VMM process to a host physical one (HPA).
 """
 
 import re
+from types import MappingProxyType
 from typing import NewType
 
 from kvmlab.base.errors import BadAddress, BadSize
@@ -20,7 +21,7 @@ Pfn = NewType("Pfn", int)
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_UNITS = MappingProxyType({"": 0, "K": 10, "M": 20, "G": 30, "T": 40})
 _SIZE = re.compile(r"(\d+)\s*(?:([KMGT]?)(?:i?B)?)", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:0x)?([0-9a-f]{1,16})", re.IGNORECASE)
 

@@ -28,7 +28,7 @@ def groups(address: int, levels: int) -> list[tuple[str, str, str]]:
     return [*split, ("offset", f"{offset:03x}", f"{PAGE_SHIFT - 1}:0")]
 
 
-def bar(name: str, party: str, heading: str, x: float, address: int | None, levels: int) -> str:  # noqa: PLR0913  one place, one call
+def bar(name: str, party: str, heading: str, x: float, address: int | None, levels: int) -> str:
     """The address bar ``name`` at ``x``: each group is the part ``name.L4`` ... ``name.offset``.
 
     The texts carry the same keys, so that a step can put another address in; an ``address`` of

@@ -4,25 +4,15 @@ Solid arrows are walked by the CPU on every miss.  Dashed ones are not part of t
 hypervisor and the host's kernel follow them once, when they fill the table that is walked.
 """
 
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.svg import arrow_right, element, group, head, line, text
+from kvmlab.machine import Chain
 from kvmlab.text import say
 
 WIDTH, NODE, TOP, TALL, BELOW = 720, 150, 18, 40, 34
 PARTY = MappingProxyType({"gva": "G", "gpa": "G", "hva": "H", "hpa": "H"})
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """One address in the four address spaces; None where the way ends."""
-
-    gva: int
-    gpa: int | None
-    hva: int | None
-    hpa: int | None
 
 
 def height(mmu: str) -> int:
@@ -73,7 +63,9 @@ def _arrow(name: str, party: str, start: int, end: int, *, solid: bool) -> str:
         title,
         party,
         element("rect", x=x1, y=TOP - 14, width=x2 - x1, height=TALL, class_="kvm-hit"),
-        element("g", arrow_right(x1 + 2, TOP + TALL / 2, x2 - 2), class_=None if solid else "kvm-dash"),
+        element(
+            "g", arrow_right(x1 + 2, TOP + TALL / 2, x2 - 2), class_=None if solid else "kvm-dash"
+        ),
         text(title, (x1 + x2) / 2, 11, class_="kvm-small", text_anchor="middle"),
     )
 

@@ -2,23 +2,23 @@
 
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.scene import Table
-from kvmlab.hardware.describe import describe
-from kvmlab.hardware.fields import LEVEL_NAMES
+from kvmlab.hardware.describe import describe, entry_name
+from kvmlab.hardware.formats import format_named
 from kvmlab.hardware.records import AccessedDirty, Step
 from kvmlab.text import say
 
-IGNORED = "ign"
+UNUSED = ("ign", "reserved")
 
 
 def entry_table(step: Step, format_name: str) -> Table:
-    """The fields of the entry that ``step`` read, from bit 63 down; ignored bits only if set."""
+    """The fields of the entry that ``step`` read, from bit 63 down; unused bits only if set."""
     fields = describe(step.entry, format_name, step.level)
     rows = [
         [_bits(one.high, one.low), one.name, _digits(one.value), one.meaning]
-        for one in sorted(fields, key=lambda one: one.low, reverse=True)
-        if one.value or one.name != IGNORED
+        for one in fields
+        if one.value or one.name not in UNUSED
     ]
-    name = f"EPT L{step.level}" if step.table == "ept" else f"L{step.level} {LEVEL_NAMES[step.level]}"
+    name = f"L{step.level} {entry_name(format_named(format_name), step.level)}"
     caption = say("walk.entry.caption", name=name, entry=hex_text(step.entry))
     columns = ["bits", "field", "value", "meaning"]
     return Table(caption, [say(f"walk.entry.{one}") for one in columns], rows)

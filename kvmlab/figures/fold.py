@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from kvmlab.hardware.records import (
     AccessedDirty,
     Data,
-    Fault,
     GeneralProtection,
     PageFault,
     Step,
@@ -20,6 +19,7 @@ from kvmlab.hardware.records import (
     VmEntry,
     VmExit,
 )
+from kvmlab.kvm.records import Reflected, SpteSet, WriteTrapped
 
 DATA_ROW = 0
 """The row of the walk that finds the data itself; the other rows are the guest's levels."""
@@ -50,8 +50,14 @@ class Walk:
     marked: list[AccessedDirty] = field(default_factory=list)
     fill: TlbFill | None = None
     data: Data | None = None
-    fault: Fault | None = None  # where the tables gave no answer
-    end: PageFault | GeneralProtection | VmExit | None = None  # what came of that
+    end: PageFault | GeneralProtection | VmExit | None = None  # what it came to, if not the data
+
+    @property
+    def culprit(self) -> Reference | None:
+        """The entry that stopped the walk; None if the walk arrived, allowed or not."""
+        last = self.references[-1] if self.references else None
+        stops = (Verdict.ABSENT, Verdict.RESERVED)
+        return last if last and last.step.verdict in stops else None
 
     @property
     def counts(self) -> Counter[str]:
@@ -77,30 +83,40 @@ def first_attempt(records: Iterable[object], top: int) -> Walk:
     """
     walk, row, exited = Walk(), top, False
     for record in records:
-        match record:
-            case TlbLookup() if walk.lookup:
-                break
-            case TlbLookup():
-                walk.lookup = record
-            case Step() if not walk.fault and not exited:
-                walk.references.append(Reference(len(walk.references) + 1, row, record))
-                row = _next_row(row, record)
-            case Fault() if not walk.fault:
-                walk.fault = record
-            case VmExit():
-                exited = True
-                walk.end = walk.end or record
-            case PageFault() | GeneralProtection():
-                walk.end = record  # also when a hypervisor reflects the #PF that exited
-            case AccessedDirty() if not exited:
-                walk.marked.append(record)
-            case TlbFill() if not exited:
-                walk.fill = record
-            case Data() if not exited:
-                walk.data = record
-            case VmEntry(injected=PageFault() as fault):
-                walk.end = fault
+        if isinstance(record, TlbLookup):
+            if walk.lookup:
+                break  # a second attempt, or a handler's own access
+            walk.lookup = record
+        elif isinstance(record, VmExit | VmEntry | PageFault | GeneralProtection):
+            exited = True
+            _note_end(walk, record)
+        elif isinstance(record, Step) and not exited:
+            walk.references.append(Reference(len(walk.references) + 1, row, record))
+            row = _next_row(row, record)
+        elif not exited:
+            _note_result(walk, record)
     return walk
+
+
+def _note_end(walk: Walk, record: VmExit | VmEntry | PageFault | GeneralProtection) -> None:
+    """Keep what the attempt came to: a #PF that a hypervisor hands on counts for its exit."""
+    match record:
+        case VmExit():
+            walk.end = walk.end or record
+        case PageFault() | GeneralProtection():
+            walk.end = record
+        case VmEntry(injected=PageFault() as fault):
+            walk.end = fault
+
+
+def _note_result(walk: Walk, record: object) -> None:
+    match record:
+        case AccessedDirty():
+            walk.marked.append(record)
+        case TlbFill():
+            walk.fill = record
+        case Data():
+            walk.data = record
 
 
 def _next_row(row: int, step: Step) -> int:
@@ -109,9 +125,27 @@ def _next_row(row: int, step: Step) -> int:
     return DATA_ROW if step.verdict is Verdict.LEAF else step.level - 1
 
 
-def exits(records: Iterable[object]) -> Counter[str]:
-    """VM exits in ``records`` by reason: ``ept_violation``, ``exception``, ..."""
-    return Counter(one.reason.name.lower() for one in records if isinstance(one, VmExit))
+def exits(records: Iterable[object]) -> Counter[tuple[str, str]]:
+    """VM exits in ``records`` by reason and by what KVM did about them.
+
+    Reasons are ``ept_violation``, ``exception``, ...; deeds are ``reflected``, ``trapped``,
+    ``filled`` or ``other``.
+    """
+    found: Counter[tuple[str, str]] = Counter()
+    reason, deed = "", "other"
+    for record in records:
+        match record:
+            case VmExit():
+                reason, deed = record.reason.name.lower(), "other"
+            case Reflected():
+                deed = "reflected"
+            case WriteTrapped():
+                deed = "trapped"
+            case SpteSet() if deed == "other":
+                deed = "filled"
+            case VmEntry():
+                found[reason, deed] += 1
+    return found
 
 
 def page_faults(records: Iterable[object]) -> int:

@@ -135,7 +135,9 @@ def _cell(reference: Reference, before: Reference | None, grid: Grid) -> str:
         element("rect", x=x, y=y, width=grid.cell, height=CELL, class_="kvm-cell"),
         text(party, x + 6, y + 20, class_="kvm-letter"),
         text(str(reference.number), x + 18, y + 21, class_="kvm-number"),
-        text(index_text(step.index), x + grid.cell - 6, y + 20, class_="kvm-index", text_anchor="end"),
+        text(
+            index_text(step.index), x + grid.cell - 6, y + 20, class_="kvm-index", text_anchor="end"
+        ),
         "" if grid.ept else _beside(reference, x + grid.cell + BETWEEN, y + 20),
     )
 
@@ -156,7 +158,13 @@ def _data(grid: Grid, before: Reference | None) -> str:
         "G",
         _way_to(DATA_ROW, x, before, grid),
         element("rect", x=x, y=y, width=grid.cell, height=CELL, class_="kvm-cell kvm-open"),
-        text(say("walk.data.cell"), x + grid.cell / 2, y + 20, class_="kvm-label", text_anchor="middle"),
+        text(
+            say("walk.data.cell"),
+            x + grid.cell / 2,
+            y + 20,
+            class_="kvm-label",
+            text_anchor="middle",
+        ),
     )
 
 

@@ -4,19 +4,26 @@ Pure functions: `study.compare.Row` in; numbers, names and text out.  A bar's pa
 whoever owns what is read or who is entered: the guest G, or the hypervisor H.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from kvmlab.figures.scene import Table
 from kvmlab.study.compare import Row
-from kvmlab.study.counters import TABLES
+from kvmlab.study.counters import DEEDS, TABLES
 from kvmlab.text import say
 
-Party = Literal["guest", "host", "shadow"]
-"""Which colour: the guest's, the hypervisor's, or its second shade for shadow tables."""
+Party = Literal["guest", "host", "shadow", "quiet"]
+"""Which colour: the guest's, the hypervisor's, its second shade for shadow tables, or grey."""
 
-PARTY: dict[str, Party] = {"guest": "guest", "ept": "host", "shadow": "shadow"}
+OWNER: Mapping[str, Party] = MappingProxyType({"guest": "guest", "ept": "host", "shadow": "shadow"})
+"""The colour of the tables that a reference reads."""
+
+SERVED: Mapping[str, Party] = MappingProxyType(
+    {"reflected": "guest", "trapped": "shadow", "filled": "host", "other": "quiet"}
+)
+"""The colour of what was done about an exit: a #PF that is handed on is the guest's affair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ def references(rows: Sequence[Row]) -> Chart:
     """Page-table entries read under each design, by whose table it was."""
     reads = [row.total.references for row in rows]
     series = [
-        Series(say(f"modes.table.{name}"), PARTY[name], [read[name] for read in reads])
+        Series(say(f"modes.table.{name}"), OWNER[name], [read[name] for read in reads])
         for name in TABLES
     ]
     bars = [say(f"modes.bar.{row.mmu}") for row in rows]
@@ -70,16 +77,19 @@ def references(rows: Sequence[Row]) -> Chart:
 
 
 def exits(rows: Sequence[Row]) -> Chart:
-    """VM exits: one bar for each design and each reason that occurred under it, longest first."""
+    """VM exits: a bar for each design and reason that occurred, by what was done about them."""
     bars: list[str] = []
-    counts: list[int] = []
+    counts: list[dict[str, int]] = []
     for row in rows:
-        reasons = row.total.exits or {"": 0}
-        for reason, times in sorted(reasons.items(), key=lambda pair: -pair[1]):
+        total = row.total
+        for reason in total.by_reason or [""]:
             names = {"design": say(f"modes.bar.{row.mmu}"), "reason": reason_name(reason)}
             bars.append(say("modes.exits.bar", **names))
-            counts.append(times)
-    series = [Series(say("modes.exits.series"), "host", counts)]
+            counts.append({deed: total.exits[reason, deed] for deed in DEEDS})
+    series = [
+        Series(say(f"modes.deed.{deed}"), SERVED[deed], [count[deed] for count in counts])
+        for deed in DEEDS
+    ]
     return Chart(say("modes.exits.title"), say("modes.exits.axis"), bars, series)
 
 
@@ -97,18 +107,18 @@ def _quantities(rows: Sequence[Row]) -> Iterator[tuple[str, list[int]]]:
     for where in ("L1", "L2", "miss"):
         yield say(f"modes.row.tlb.{where}"), [total.lookups[where] for total in totals]
     yield say("modes.row.faults"), [total.page_faults for total in totals]
-    yield say("modes.row.references"), [total.reads for total in totals]
+    yield say("modes.row.references"), [total.all_references for total in totals]
     for name in TABLES:
         yield say(f"modes.row.references.{name}"), [total.references[name] for total in totals]
-    yield say("modes.row.references.program"), [row.program.reads for row in rows]
-    yield say("modes.row.references.kernel"), [row.kernel.reads for row in rows]
-    yield say("modes.row.exits"), [total.leaves for total in totals]
-    for reason in sorted({reason for total in totals for reason in total.exits}):
+    yield say("modes.row.references.program"), [row.program.all_references for row in rows]
+    yield say("modes.row.references.kernel"), [row.kernel.all_references for row in rows]
+    yield say("modes.row.exits"), [total.all_exits for total in totals]
+    for reason in sorted({reason for total in totals for reason in total.by_reason}):
         name = say("modes.row.exits.reason", reason=reason_name(reason))
-        yield name, [total.exits.get(reason, 0) for total in totals]
-    if any(total.reflected or total.writes_trapped for total in totals):
-        yield say("modes.row.reflected"), [total.reflected for total in totals]
-        yield say("modes.row.trapped"), [total.writes_trapped for total in totals]
+        yield name, [total.by_reason.get(reason, 0) for total in totals]
+    for deed in DEEDS:
+        if any(total.by_deed[deed] for total in totals):
+            yield say(f"modes.row.deed.{deed}"), [total.by_deed[deed] for total in totals]
     for name in TABLES:
         yield say(f"modes.row.bytes.{name}"), [row.table_bytes.get(name, 0) for row in rows]
     yield say("modes.row.bytes.peak"), [row.shadow_bytes_peak for row in rows]
@@ -129,41 +139,27 @@ def _run(row: Row) -> str:
 
 
 def sentence(rows: Sequence[Row]) -> str:
-    """Which design costs more of what, in one sentence; what to do when there is no row."""
+    """Which design costs more of what, in one sentence; what to do when there is too little."""
     if not rows:
         return say("modes.sentence.none")
+    references = [(row.total.all_references, design(row.mmu)) for row in rows]
+    exits = [(row.total.all_exits, design(row.mmu)) for row in rows]
     if len(rows) == 1:
-        only = rows[0]
-        return say(
-            "modes.sentence.one",
-            design=design(only.mmu),
-            references=number(only.total.reads),
-            exits=number(only.total.leaves),
-        )
+        (most, name), (times, _) = references[0], exits[0]
+        return say("modes.sentence.one", design=name, references=number(most), exits=number(times))
     return say(
         "modes.sentence",
-        references=_ranked(rows, [row.total.reads for row in rows], "references"),
-        exits=_ranked(rows, [row.total.leaves for row in rows], "exits"),
+        references=_ranked(references, "references"),
+        exits=_ranked(exits, "exits"),
     )
 
 
-def _ranked(rows: Sequence[Row], values: Sequence[int], what: str) -> str:
-    """Who has the most and who the fewest of ``what``, or that all have the same."""
-    most, least = max(values), min(values)
-    if most == least:
+def _ranked(values: Sequence[tuple[int, str]], what: str) -> str:
+    """Who has the most of ``what``, and what the others have; or that all have the same."""
+    (most, first), *others = sorted(values, key=lambda pair: -pair[0])
+    if others[-1][0] == most:
         return say(f"modes.sentence.{what}.same", most=number(most))
-    ratio = say("modes.sentence.ratio", ratio=f"{most / least:.1f}") if least else ""
-    return say(
-        f"modes.sentence.{what}",
-        worst=_names(rows, values, most),
-        best=_names(rows, values, least),
-        most=number(most),
-        least=number(least),
-        ratio=ratio,
+    rest = ", ".join(
+        say("modes.sentence.other", design=name, value=number(value)) for value, name in others
     )
-
-
-def _names(rows: Sequence[Row], values: Sequence[int], value: int) -> str:
-    """The designs that have this value."""
-    found = [design(row.mmu) for row, own in zip(rows, values, strict=True) if own == value]
-    return say("modes.and").join(found)
+    return say(f"modes.sentence.{what}", worst=first, most=number(most), others=rest)

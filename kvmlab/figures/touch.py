@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvmlab.figures.addresses import hex_text
-from kvmlab.figures.chain import Chain
 from kvmlab.figures.fold import exits, page_faults
 from kvmlab.figures.scene import Role, SceneStep
 from kvmlab.host.records import HostFault
 from kvmlab.kvm.records import SlotLookup, SpteSet
+from kvmlab.machine import Chain
 from kvmlab.text import count, say
 
 COLUMNS = ("number", "table", "level", "serves", "index", "address", "entry", "verdict")
@@ -35,7 +35,7 @@ def event_row(who: str, what: str) -> list[str]:
 
 def touch_steps(before: Before, mmu: str, chain: Chain) -> list[SceneStep]:
     """The steps of the first touch; those that the records do not tell of are left out."""
-    told = [_once(touch_sentence(before.touch), {"chain.gva": "used"})]
+    told = [_once(touch_sentence(before.touch, mmu), {"chain.gva": "used"})]
     lookup = _slot(before, chain)
     if lookup:
         sentence = say(
@@ -55,12 +55,20 @@ def touch_steps(before: Before, mmu: str, chain: Chain) -> list[SceneStep]:
     return told
 
 
-def touch_sentence(touch: Sequence[object]) -> str:
-    """What the first touch cost: page faults and exits, as many as there were."""
-    events = [count("touch.faults", page_faults(touch))]
-    for reason, number in sorted(exits(touch).items()):
-        events.append(count("touch.exits", number, reason=say(f"exit.{reason}")))
-    return say("touch.sentence", events=", ".join(events))
+def touch_sentence(touch: Sequence[object], mmu: str) -> str:
+    """What the first touch cost."""
+    return say("touch.sentence", events=touch_events(touch, mmu))
+
+
+def touch_events(touch: Sequence[object], mmu: str) -> str:
+    """Page faults and exits of the first touch, as many as there were, with what KVM did."""
+    kernel = say("touch.kernel.native" if mmu == "native" else "touch.kernel.guest")
+    faults = page_faults(touch)
+    events = [count("touch.faults", faults, kernel=kernel)] if faults else []
+    for (reason, deed), number in exits(touch).items():
+        told = {"reason": say(f"exit.{reason}"), "deed": say(f"exit.deed.{deed}")}
+        events.append(count("touch.exits", number, **told))
+    return "; ".join(events) or say("touch.nothing")
 
 
 def _once(sentence: str, lit: dict[str, Role]) -> SceneStep:
@@ -79,4 +87,6 @@ def _backed(before: Before, chain: Chain) -> HostFault | None:
     """The host's fault that backed the page, now or earlier as part of a larger one."""
     found = (one for one in (*before.touch, *before.earlier) if isinstance(one, HostFault))
     hva = chain.hva
-    return next((one for one in found if hva is not None and one.hva >> one.shift == hva >> one.shift), None)
+    return next(
+        (one for one in found if hva is not None and one.hva >> one.shift == hva >> one.shift), None
+    )

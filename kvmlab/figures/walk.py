@@ -12,15 +12,15 @@ from kvmlab.base.errors import BadChoice
 from kvmlab.figures import chain as chain_drawing
 from kvmlab.figures import lattice
 from kvmlab.figures.addresses import bar, bar_texts, hex_text, index_text
-from kvmlab.figures.chain import Chain
 from kvmlab.figures.entry import entry_table, set_flags
 from kvmlab.figures.fold import DATA_ROW, Reference, Walk, first_attempt
 from kvmlab.figures.scene import Role, Scene, SceneStep
 from kvmlab.figures.svg import drawing, element
-from kvmlab.figures.touch import COLUMNS, Before, event_row, touch_steps
+from kvmlab.figures.touch import COLUMNS, Before, event_row, touch_events, touch_steps
 from kvmlab.hardware.fields import LEVEL_NAMES
 from kvmlab.hardware.formats import format_named
-from kvmlab.hardware.records import GeneralProtection, PageFault, Verdict
+from kvmlab.hardware.records import GeneralProtection, PageFault, Verdict, VmExit
+from kvmlab.machine import Chain, Machine
 from kvmlab.text import count, say
 
 WIDTH = 720
@@ -35,6 +35,15 @@ class Setting:
     mmu: str  # "native", "shadow" or "ept"
     formats: Mapping[str, str]  # name of the format of each table that is walked
     chain: Chain
+
+    @classmethod
+    def of(cls, machine: Machine, gva: int) -> "Setting":
+        """What ``machine`` walks now, and where ``gva`` of its current process leads."""
+        context = machine.cpu.context
+        walked = [context.tables, context.ept.tables if context.ept else None]
+        formats = [tables.format for tables in walked if tables]
+        names = {one.table: one.name for one in formats}
+        return cls(machine.mmu, names, machine.chain(gva))
 
     @property
     def main(self) -> str:
@@ -57,9 +66,7 @@ def read_walk(records: Iterable[object], setting: Setting) -> Walk:
     return first_attempt(records, setting.grid.top)
 
 
-def walk_scene(
-    records: Iterable[object], setting: Setting, before: Before | None = None
-) -> Scene:
+def walk_scene(records: Iterable[object], setting: Setting, before: Before | None = None) -> Scene:
     """The scene of the walk in ``records``, and of what happened once ``before`` it."""
     walk = read_walk(records, setting)
     telling = _Telling(walk, setting)
@@ -74,6 +81,29 @@ def walk_scene(
     )
 
 
+def design_name(setting: Setting) -> str:
+    """The design with the tables it walks: ``ept: 4-level, EPT-4``."""
+    return f"{setting.mmu}: {', '.join(setting.formats.values())}"
+
+
+def summary(walk: Walk, setting: Setting, before: Before | None) -> str:
+    """The walk in a sentence or two: how many references of which tables, or why it stopped."""
+    design = say(f"lab.walk.{setting.mmu}")
+    references = count("walk.references", len(walk.references))
+    if walk.end:
+        why = end_sentence(walk)
+        return say("lab.walk.status.stopped", design=design, why=why, references=references)
+    tables = " + ".join(
+        say("lab.walk.part", number=number, table=say(f"walk.table.{table}"))
+        for table, number in walk.counts.items()
+    )
+    values = {"design": design, "references": references, "tables": tables}
+    if before is None:
+        return say("lab.walk.status.again", **values)
+    events = touch_events(before.touch, setting.mmu)
+    return say("lab.walk.status.mapped", events=events, **values)
+
+
 def _draw(walk: Walk, setting: Setting, where: dict[int, int]) -> str:
     grid = setting.grid
     bars = bar("gva", "G", say("walk.bar.gva"), 0, setting.chain.gva, grid.top)
@@ -86,7 +116,11 @@ def _draw(walk: Walk, setting: Setting, where: dict[int, int]) -> str:
         say(f"walk.title.{setting.mmu}"),
         element("g", chain_drawing.draw(setting.mmu, setting.chain)),
         element("g", bars, transform=f"translate(0 {top})"),
-        element("g", lattice.draw(walk, setting.mmu, grid, where), transform=f"translate(0 {top + BARS})"),
+        element(
+            "g",
+            lattice.draw(walk, setting.mmu, grid, where),
+            transform=f"translate(0 {top + BARS})",
+        ),
     )
 
 
@@ -221,9 +255,8 @@ class _Telling:
     def _end(self) -> SceneStep:
         sentence = end_sentence(self.walk)
         lit: dict[str, Role] = {"chain.gva": "used"}
-        if self.walk.fault:
-            key = _faulting(self.walk)
-            lit |= {key: "fault"} if key else {}
+        if self.walk.culprit:
+            lit[self.walk.culprit.key] = "fault"
         row = event_row(say("walk.cpu"), say(f"outcome.{self.walk.outcome}"))
         return SceneStep(sentence, self.behind | lit, self._missed(), [row])
 
@@ -233,11 +266,13 @@ class _Telling:
 
 def end_sentence(walk: Walk) -> str:
     """How an attempt that did not arrive ended: why, and who must answer."""
-    end, fault = walk.end, walk.fault
-    reason = ""
-    if fault:
-        table = say(f"walk.table.{fault.table}")
-        reason = say(f"walk.why.{fault.why}", table=table, level=fault.level)
+    end, reason = walk.end, ""
+    if walk.culprit:
+        step = walk.culprit.step
+        table = say(f"walk.table.{step.table}")
+        reason = say(f"walk.why.{step.verdict.value}", table=table, level=step.level)
+    elif walk.references:
+        reason = say("walk.why.rights")
     if isinstance(end, PageFault):
         kind = say(f"walk.kind.{end.kind.name.lower()}")
         code, gva = hex_text(end.error_code), hex_text(end.gva)
@@ -251,23 +286,13 @@ def end_sentence(walk: Walk) -> str:
     return f"{reason} {say('walk.end.exit', reason=outcome, code=code)}".strip()
 
 
-def _faulting(walk: Walk) -> str:
-    fault = walk.fault
-    cells = [
-        one.key
-        for one in walk.references
-        if fault and (one.step.table, one.step.level) == (fault.table, fault.level)
-    ]
-    return cells[-1] if cells else ""
-
-
 def _where(walk: Walk, setting: Setting) -> dict[int, int]:
     """The address that each reached row looks for: of the guest's entry, or of the data."""
     where = {one.row: one.step.address for one in walk.references if one.step.table != "ept"}
     nested = "ept" in setting.formats
     arrived = setting.chain.gpa if nested else setting.chain.hpa
-    if walk.fault and walk.fault.table == "ept" and walk.references:
-        where.setdefault(walk.references[-1].row, walk.fault.address)
+    if isinstance(walk.end, VmExit) and nested and walk.references:
+        where.setdefault(walk.references[-1].row, walk.end.gpa)
     elif arrived is not None and (walk.fill or walk.data):
         where[DATA_ROW] = arrived
     return where

@@ -4,7 +4,7 @@ It knows a CPU and the memory map that firmware left, and nothing of a host: its
 through the CPU, and whatever a hypervisor does about them happens by exits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, size_text
 from kvmlab.base.errors import BadSize, SegmentationFault
@@ -190,17 +190,28 @@ class Kernel:
 
     def unmap_pages(self, process: Process, vma: Vma) -> None:
         """Clear every entry of a mapping, flush it, and free the frames."""
-        gva = vma.start
-        while gva < vma.end:
-            found = self.tables.find(process.root, gva)
-            if found:
-                slot, level = found
-                entry = self.tables.read(slot)
-                self.tables.write(slot, 0)
-                if process is self.current:
-                    instructions.invlpg(self.cpu, gva)
-                self._free(self.tables.frame_of(entry, level), vma.shift - PAGE_SHIFT)
-            gva += 1 << vma.shift
+        for gva, slot, level in list(self._mapped(process, vma)):
+            entry = self.tables.read(slot)
+            self._change(process, gva, slot, 0)
+            self._free(self.tables.frame_of(entry, level), vma.shift - PAGE_SHIFT)
+
+    def protect_pages(self, process: Process, vma: Vma) -> None:
+        """Give every entry of a mapping the rights that the mapping has now."""
+        for gva, slot, _level in self._mapped(process, vma):
+            entry = self.tables.read(slot) & ~WRITABLE
+            self._change(process, gva, slot, entry | (WRITABLE if vma.write else 0))
+
+    def _mapped(self, process: Process, vma: Vma) -> Iterator[tuple[int, int, int]]:
+        """Each page of a mapping that has an entry: its address, the entry's slot and level."""
+        for gva in range(vma.start, vma.end, 1 << vma.shift):
+            if found := self.tables.find(process.root, gva):
+                yield gva, *found
+
+    def _change(self, process: Process, gva: int, slot: int, entry: int) -> None:
+        """Store an entry and flush what the TLB may hold of the old one."""
+        self.tables.write(slot, entry)
+        if process is self.current:
+            instructions.invlpg(self.cpu, gva)
 
     # -- frames -------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """A process of the guest: an address space of mappings that fill by demand faults."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kvmlab.base.addresses import is_canonical, parse_address, parse_size, size_text
@@ -72,11 +72,21 @@ class Process:
         """The mapping that holds ``gva``, if any."""
         return next((one for one in self.vmas if one.start <= gva < one.end), None)
 
+    def mprotect(self, gva: int | str, *, write: bool) -> None:
+        """Allow or forbid writes to the mapping that starts at ``gva``."""
+        vma = self._starting_at(parse_address(gva))
+        changed = replace(vma, write=write)
+        self.vmas[self.vmas.index(vma)] = changed
+        self.kernel.protect_pages(self, changed)
+
     def munmap(self, gva: int | str) -> None:
         """Remove the mapping that starts at ``gva`` and give its frames back."""
-        start = parse_address(gva)
-        vma = next((one for one in self.vmas if one.start == start), None)
-        if vma is None:
-            raise BadAddress(f"no mapping starts at {start:#x}")
+        vma = self._starting_at(parse_address(gva))
         self.kernel.unmap_pages(self, vma)
         self.vmas.remove(vma)
+
+    def _starting_at(self, start: int) -> Vma:
+        for one in self.vmas:
+            if one.start == start:
+                return one
+        raise BadAddress(f"no mapping starts at {start:#x}")

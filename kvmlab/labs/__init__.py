@@ -4,11 +4,31 @@ A lab is loaded when it is first called, so importing this package costs next to
 loads no chart library.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvmlab.labs.modes_lab import ModesLab
+    from kvmlab.labs.walk_lab import WalkLab
+    from kvmlab.machine import Machine
+
 __all__ = ["modes", "walk"]
 
 
-def walk(*args: object, **options: object) -> object:
-    """One access through the four address spaces, step by step: see `kvmlab.labs.walk.WalkLab`."""
+def walk(machine: "Machine | None" = None) -> "WalkLab":
+    """One access through the four address spaces, step by step.
+
+    With a ``machine`` of your own, its current process is looked at as it is.
+    """
     from kvmlab.labs.walk_lab import WalkLab
 
-    return WalkLab(*args, **options)
+    return WalkLab(machine)
+
+
+def modes(trace: str = "sort", **options: Any) -> "ModesLab":  # noqa: ANN401  as `ModesLab` takes
+    """A recorded program under native, shadow paging and EPT, side by side.
+
+    ``trace`` is a shipped name or the path of a trace; ``options`` are those of `ModesLab`.
+    """
+    from kvmlab.labs.modes_lab import ModesLab
+
+    return ModesLab(trace, **options)

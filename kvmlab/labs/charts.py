@@ -31,7 +31,7 @@ body:is([data-jp-theme-light="false"], .theme-dark, .vscode-dark) .kvm-chart {
 ROW, AROUND = 32, 72
 """Pixels: the height of one bar with its gap, and of what is above and below all bars."""
 
-TICKS = 4
+TICKS = 5
 LETTER = 6.6  # pixels: a wide estimate for the 12 px labels at the left
 
 
@@ -66,7 +66,9 @@ class Bars(widgets.VBox):
             align="start",
         )
         self._names = bqplot.Axis(scale=self._places, orientation="vertical", grid_lines="none")
-        self._ruler = bqplot.Axis(scale=self._counts, grid_lines="none", tick_format=",.0f", label_offset="32px")
+        self._ruler = bqplot.Axis(
+            scale=self._counts, grid_lines="none", tick_format=",.0f", label_offset="32px"
+        )
         self._figure = bqplot.Figure(
             marks=[self._bars, self._totals],
             axes=[self._names, self._ruler],
@@ -130,7 +132,7 @@ def margins(chart: Chart) -> dict[str, int]:
 
 
 def ticks(longest: int) -> list[int]:
-    """Whole numbers at 1, 2 or 5 times a power of ten, from 0 to ``longest``: at most five."""
+    """Whole numbers at 1, 2 or 5 times a power of ten, from 0 to ``longest``: at most six."""
     step = 1
     while longest > step * TICKS:
         step = step * 5 // 2 if str(step)[0] == "2" else step * 2

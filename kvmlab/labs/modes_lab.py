@@ -13,26 +13,29 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from kvmlab import workloads
-from kvmlab.base.errors import KvmlabError
 from kvmlab.figures import modes as figures
 from kvmlab.figures.scene import Table
 from kvmlab.labs.charts import Bars
-from kvmlab.study.compare import MMUS, Row, Study, study
+from kvmlab.labs.guard import Notice
+from kvmlab.machine import MMUS
+from kvmlab.study.compare import Row, Study, study
 from kvmlab.text import say
 from kvmlab.workloads.trace import Trace
 
 Job = Generator[None, None, None]
+State = tuple[str, int]  # a trace's name or path, and when its file last changed
 
 OWN = "own"  # the choice of a file of the learner's own
 AMOUNTS = (20_000, 100_000)
+ALL = 0  # the choice of all records; None would be no choice at all
 BLINK = 0.1  # seconds between two movements of the progress bar
 
 STYLE = """<style>
-.kvm-modes { --kvm-ink: var(--jp-ui-font-color1, #1f1f1f); --kvm-rule: var(--jp-border-color1, #bdbdbd);
-  --kvm-quiet: var(--jp-ui-font-color2, #5f5f5f); --kvm-fault: var(--jp-error-color0, #b00020) }
+.kvm-modes { --kvm-ink: var(--jp-ui-font-color1, #1f1f1f);
+  --kvm-rule: var(--jp-border-color1, #bdbdbd); --kvm-quiet: var(--jp-ui-font-color2, #5f5f5f) }
 .kvm-modes .widget-html-content { color: var(--kvm-ink); font-size: 14px; line-height: 20px;
   height: auto; white-space: normal }
-.kvm-modes p { margin: 0 } .kvm-modes [role="alert"] { color: var(--kvm-fault) }
+.kvm-modes p { margin: 0 }
 .kvm-modes table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 .kvm-modes caption { caption-side: bottom; text-align: left; color: var(--kvm-quiet);
   font-size: 13px; padding-top: 8px }
@@ -47,19 +50,19 @@ class ModesLab(widgets.VBox):
     """A comparison that a learner toggles: the trace, how much of it, and which designs.
 
     ``rows`` are the rows shown.  Results are kept as long as the lab lives, so a design that has
-    run once is shown at once.  Bad input changes nothing but the message line.
+    run once is shown at once.  Bad input changes nothing but the notice.
     """
 
     def __init__(
         self,
         trace: str = "sort",
-        records: int | None = AMOUNTS[0],
+        records: int | None = AMOUNTS[1],
         designs: Iterable[str] = MMUS,
     ) -> None:
         """Run ``trace``, a shipped name or a path, and show it; ``records`` None means all."""
         self.rows: list[Row] = []
-        self._results: dict[tuple[object, ...], Row] = {}
-        self._loaded: tuple[tuple[str, int], Trace] | None = None
+        self._results: dict[tuple[State, int, str], Row] = {}
+        self._loaded: tuple[State, Trace] | None = None
         self._job: Job | None = None
         self._task: asyncio.Task[None] | None = None
         self._bars: list[Bars] = []
@@ -70,7 +73,7 @@ class ModesLab(widgets.VBox):
                 _line(self.trace, self.file, self.records),
                 _line(*self.designs.values()),
                 _line(self.progress, self.done, self.stop),
-                self.message,
+                self.notice,
                 self.sentence,
                 self.charts,
                 self.table,
@@ -83,7 +86,7 @@ class ModesLab(widgets.VBox):
 
     def __repr__(self) -> str:
         """What is shown: the same text each time."""
-        shown = (f"{row.mmu} {row.total.reads}/{row.total.leaves}" for row in self.rows)
+        shown = (f"{row.mmu} {row.total.all_references}/{row.total.all_exits}" for row in self.rows)
         what = f"{self.rows[0].trace!r}, {self.rows[0].records} records; " if self.rows else ""
         return f"ModesLab({what}references/exits: {', '.join(shown) or 'none'})"
 
@@ -111,16 +114,16 @@ class ModesLab(widgets.VBox):
             value=trace if own else "",
             continuous_update=False,
             style=wide,
-            layout=widgets.Layout(width="360px", display="" if own else "none"),
+            layout=widgets.Layout(width="360px", display=None if own else "none"),
         )
-        amounts = sorted({*AMOUNTS, records} - {None})
+        amounts = sorted({*AMOUNTS, records or AMOUNTS[0]})
         self.records = widgets.Dropdown(
             description=say("modes.control.records"),
             options=[
                 *((say("modes.control.first", number=figures.number(n)), n) for n in amounts),
-                (say("modes.control.all"), None),
+                (say("modes.control.all"), ALL),
             ],
-            value=records,
+            value=records or ALL,
             style=wide,
             layout=widgets.Layout(width="max-content"),
         )
@@ -138,7 +141,7 @@ class ModesLab(widgets.VBox):
         self.progress = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="240px"))
         self.done = widgets.HTML()
         self.stop = widgets.Button(description=say("modes.control.stop"))
-        self.message = widgets.HTML()
+        self.notice = Notice()
         self.sentence = widgets.HTML()
         self.sentence.add_class("kvm-modes-sentence")
         self.charts = widgets.GridBox(
@@ -160,7 +163,7 @@ class ModesLab(widgets.VBox):
     def _run(self) -> None:
         """Begin what the controls ask for, in place of what is running."""
         self._halt()
-        self.file.layout.display = "" if self.trace.value == OWN else "none"
+        self.file.layout.display = None if self.trace.value == OWN else "none"
         self._job = self._guarded()
         next(self._job, None)  # what has run before is shown without delay
         try:
@@ -176,17 +179,14 @@ class ModesLab(widgets.VBox):
 
     def _stopped(self) -> None:
         self._halt()
-        self._tell(say("modes.stopped"))
+        self.done.value = escape(say("modes.stopped"))
+        self.done.layout.display = None
 
     def _guarded(self) -> Job:
         """The work; what goes wrong in it becomes a message, and what was shown stays."""
         try:
-            self._tell("")
-            yield from self._work()
-        except KvmlabError as error:
-            self._tell(str(error))
-        except Exception as error:  # noqa: BLE001  a callback's error would be seen by nobody
-            self._tell(say("modes.broken", error=repr(error)))
+            with self.notice.watching():
+                yield from self._work()
         finally:
             self._show_progress(None)
 
@@ -194,24 +194,24 @@ class ModesLab(widgets.VBox):
         source = self.file.value.strip() if self.trace.value == OWN else self.trace.value
         if not source:
             return
-        trace = self._read(source)
+        state, trace = self._read(source)
         records = self.records.value
-        part = trace if records is None else trace.head(records)
+        part = trace.head(records) if records else trace
         wanted = [mmu for mmu, box in self.designs.items() if box.value]
         for mmu in wanted:
-            key = (*self._loaded[0], len(part), mmu)
-            if key not in self._results:
-                self._results[key] = yield from self._watched(mmu, study(part, mmu))
-        self._show([self._results[*self._loaded[0], len(part), mmu] for mmu in wanted])
+            if (state, len(part), mmu) not in self._results:
+                row = yield from self._watched(mmu, study(part, mmu))
+                self._results[state, len(part), mmu] = row
+        self._show([self._results[state, len(part), mmu] for mmu in wanted])
 
-    def _read(self, source: str) -> Trace:
-        """The trace, read again only if the file has changed."""
+    def _read(self, source: str) -> tuple[State, Trace]:
+        """The trace, read again only if its file has changed."""
         own = self.trace.value == OWN
         changed = Path(source).stat().st_mtime_ns if own and Path(source).is_file() else 0
         if not self._loaded or self._loaded[0] != (source, changed):
             trace = workloads.lackey.read(source) if own else workloads.shipped(source)
             self._loaded = (source, changed), trace
-        return self._loaded[1]
+        return self._loaded
 
     def _watched(self, mmu: str, run: Study) -> Generator[None, None, Row]:
         """Run one design to its end, in slices, and show how far it is."""
@@ -232,7 +232,7 @@ class ModesLab(widgets.VBox):
         self.rows = rows
         self.sentence.value = f'<p role="status">{escape(figures.sentence(rows))}</p>'
         self.table.value = STYLE + (table_html(figures.table(rows)) if rows else "")
-        self.charts.layout.display = "" if rows else "none"
+        self.charts.layout.display = None if rows else "none"
         if rows:
             self._show_charts([figures.references(rows), figures.exits(rows)])
 
@@ -248,16 +248,15 @@ class ModesLab(widgets.VBox):
         else:
             self.charts.children = self._bars
 
-    def _show_progress(self, share: float | None, mmu: str = "", done: int = 0, total: int = 0) -> None:
+    def _show_progress(
+        self, share: float | None, mmu: str = "", done: int = 0, total: int = 0
+    ) -> None:
         for one in (self.progress, self.done, self.stop):
-            one.layout.display = "none" if share is None else ""
+            one.layout.display = "none" if share is None else None
         self.progress.value = share or 0.0
         if share is not None:
             numbers = {"done": figures.number(done), "total": figures.number(total)}
             self.done.value = escape(say("modes.progress", design=figures.design(mmu), **numbers))
-
-    def _tell(self, line: str) -> None:
-        self.message.value = f'<p role="alert">{escape(line)}</p>' if line else ""
 
 
 async def _in_slices(job: Job) -> None:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
-from kvmlab.base.addresses import PAGE_SIZE
+from kvmlab.base.addresses import PAGE_SIZE, parse_size
 from kvmlab.base.errors import BadChoice, TraceError
-from kvmlab.machine import Machine
+from kvmlab.machine import MMUS, Machine
 from kvmlab.study.counters import TABLES, Counters, Tally
-from kvmlab.study.replay import accesses, memory_for, replay
+from kvmlab.study.replay import accesses, guest_memory_for, replay
 from kvmlab.workloads.trace import Trace
 
-MMUS = ("native", "shadow", "ept")
-"""The designs that can be compared, cheapest walk first."""
+HOST_PER_GUEST = 4
+"""How many times the guest's memory the host has, unless an option says otherwise."""
 
 Progress = Callable[[str, int, int], None]
 """Told the design, accesses done and accesses in all; raise from it to stop."""
@@ -29,8 +29,8 @@ class Options(TypedDict, total=False):
     host_memory: str | int
     guest_levels: int
     host_levels: int
-    guest_page: str
-    host_page: str
+    guest_page: str | int
+    host_page: str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,9 @@ def costs(tally: Tally) -> dict[str, Any]:
         "tlb_hits": {level: tally.lookups[level] for level in ("L1", "L2")},
         "tlb_misses": tally.lookups["miss"],
         "references": dict(tally.references),
-        "exits": dict(sorted(tally.exits.items())),
+        "exits": tally.by_reason,
+        "exits_served": tally.by_deed,
         "page_faults": tally.page_faults,
-        "faults_reflected": tally.reflected,
-        "table_writes_trapped": tally.writes_trapped,
     }
 
 
@@ -114,8 +113,9 @@ def study(trace: Trace, mmu: str, **options: Unpack[Options]) -> Study:
 def _study(trace: Trace, mmu: str, options: Options) -> Study:
     what, counters = accesses(trace), Counters()
     page = options.get("guest_page", "4K")
-    sized: Options = {**memory_for(what, page), **options}
-    machine = Machine(mmu=mmu, tap=counters, **sized)
+    guest = options.setdefault("guest_memory", guest_memory_for(what, page))
+    options.setdefault("host_memory", HOST_PER_GUEST * parse_size(guest))
+    machine = Machine(mmu=mmu, tap=counters, **options)
     shadow_bytes = 0
     for done in replay(machine, what, page):
         if not done:

@@ -5,15 +5,26 @@ one of two sides, the program (user mode) or the guest's kernel.  The side is th
 `TlbLookup`: the walk, the fault and the exit that follow belong to the access that caused them.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvmlab.hardware.records import PageFault, Step, TlbLookup, VmExit
-from kvmlab.kvm.records import Reflected, ShadowPageMade, ShadowPageZapped, WriteTrapped
+from kvmlab.hardware.records import PageFault, Step, TlbLookup, VmEntry, VmExit
+from kvmlab.kvm.records import (
+    Reflected,
+    ShadowPageMade,
+    ShadowPageZapped,
+    SpteSet,
+    WriteTrapped,
+)
 
 TABLES = ("guest", "ept", "shadow")
 """Whose page tables a reference can read, in the order in which they are shown."""
+
+DEEDS = ("reflected", "trapped", "filled", "other")
+"""What the hypervisor did about an exit: it handed a #PF on to the guest, emulated a store to a
+shadowed table, filled in a missing entry, or something else (a control register, say)."""
 
 
 @dataclass(slots=True)
@@ -22,36 +33,43 @@ class Tally:
 
     lookups: dict[str, int] = field(default_factory=lambda: {"L1": 0, "L2": 0, "miss": 0})
     references: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
-    exits: dict[str, int] = field(default_factory=dict)
+    exits: Counter[tuple[str, str]] = field(default_factory=Counter)  # (reason, deed)
     page_faults: int = 0
-    reflected: int = 0  # exits after which the hypervisor handed the guest its own #PF
-    writes_trapped: int = 0  # exits for a store to a shadowed table: KVM's mmu_pte_write
 
     @property
-    def reads(self) -> int:
+    def all_references(self) -> int:
         """References to all tables together."""
         return sum(self.references.values())
 
     @property
-    def leaves(self) -> int:
+    def all_exits(self) -> int:
         """VM exits for all reasons together."""
-        return sum(self.exits.values())
+        return self.exits.total()
+
+    @property
+    def by_reason(self) -> dict[str, int]:
+        """VM exits by the name of their reason, sorted by name."""
+        reasons = sorted({reason for reason, _ in self.exits})
+        return {
+            name: sum(n for (reason, _), n in self.exits.items() if reason == name)
+            for name in reasons
+        }
+
+    @property
+    def by_deed(self) -> dict[str, int]:
+        """VM exits by what the hypervisor did about them."""
+        return {
+            name: sum(n for (_, deed), n in self.exits.items() if deed == name) for name in DEEDS
+        }
 
     def __add__(self, other: "Tally") -> "Tally":
         """Both sides together."""
         return Tally(
-            merged(self.lookups, other.lookups),
-            merged(self.references, other.references),
-            merged(self.exits, other.exits),
+            {where: n + other.lookups[where] for where, n in self.lookups.items()},
+            {table: n + other.references[table] for table, n in self.references.items()},
+            self.exits + other.exits,
             self.page_faults + other.page_faults,
-            self.reflected + other.reflected,
-            self.writes_trapped + other.writes_trapped,
         )
-
-
-def merged(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    """The sum of two dictionaries of counts, keys in order of first appearance."""
-    return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
 
 
 class Counters:
@@ -67,10 +85,12 @@ class Counters:
         self._on: dict[type, Callable[[Any], None]] = {
             TlbLookup: self._lookup,
             Step: self._step,
-            VmExit: self._exit,
             PageFault: self._page_fault,
+            VmExit: self._exit,
+            VmEntry: self._entry,
             Reflected: self._reflected,
             WriteTrapped: self._write_trapped,
+            SpteSet: self._spte_set,
             ShadowPageMade: self._shadow_page_made,
             ShadowPageZapped: self._shadow_page_zapped,
         }
@@ -89,6 +109,7 @@ class Counters:
         self.program = Tally()
         self.kernel = Tally()
         self._side = self.kernel
+        self._reason = self._deed = ""
         self.shadow_pages = self.shadow_pages_peak = 0
 
     @property
@@ -103,18 +124,24 @@ class Counters:
     def _step(self, record: Step) -> None:
         self._side.references[record.table] += 1
 
-    def _exit(self, record: VmExit) -> None:
-        exits, name = self._side.exits, record.reason.name
-        exits[name] = exits.get(name, 0) + 1
-
     def _page_fault(self, _record: PageFault) -> None:
         self._side.page_faults += 1
 
+    def _exit(self, record: VmExit) -> None:
+        self._reason, self._deed = record.reason.name, "other"
+
+    def _entry(self, _record: VmEntry) -> None:
+        self._side.exits[self._reason, self._deed] += 1
+
     def _reflected(self, _record: Reflected) -> None:
-        self._side.reflected += 1
+        self._deed = "reflected"
 
     def _write_trapped(self, _record: WriteTrapped) -> None:
-        self._side.writes_trapped += 1
+        self._deed = "trapped"
+
+    def _spte_set(self, _record: SpteSet) -> None:
+        if self._deed == "other":
+            self._deed = "filled"
 
     def _shadow_page_made(self, _record: ShadowPageMade) -> None:
         self.shadow_pages += 1

@@ -75,17 +75,13 @@ def _may(rights: int) -> tuple[bool, bool]:
     return bool(rights & Kind.WRITE), bool(rights & Kind.FETCH)
 
 
-def memory_for(what: Accesses, page: str) -> dict[str, int]:
-    """Memory sizes, as options of `Machine`, that hold every page touched, all designs alike.
-
-    The guest gets twice that (its tables and kernel live there too), the host four times the guest.
-    """
+def guest_memory_for(what: Accesses, page: str | int) -> int:
+    """Bytes of guest memory for a replay: twice the pages touched, for there are tables too."""
     touched = sum(area.length for area in areas(what, parse_size(page)))
-    guest = max(LEAST_GUEST_MEMORY, 1 << (2 * touched - 1).bit_length())
-    return {"guest_memory": guest, "host_memory": 4 * guest}
+    return max(LEAST_GUEST_MEMORY, 1 << (2 * touched - 1).bit_length())
 
 
-def replay(machine: Machine, what: Accesses, page: str = "4K") -> Generator[int, None, None]:
+def replay(machine: Machine, what: Accesses, page: str | int = "4K") -> Generator[int, None, None]:
     """Make every access in a new process; yields how many are done, first 0 when it may run.
 
     At the first value the process is current and nothing of it has been touched: that is where

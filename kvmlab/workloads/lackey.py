@@ -102,9 +102,9 @@ def _unfit(found: os.stat_result) -> str | None:
 
 def _pieces(file: BufferedReader, shown: str) -> Iterator[bytes]:
     """The text of the file, unpacked, at most `CHUNK` bytes at a time and `MAX_TEXT` in all."""
-    magic = file.peek(len(_XZ))
     text = 0
     try:
+        magic = file.peek(len(_XZ))
         if magic.startswith(_XZ):
             pieces = _unpack_xz(file)
         elif magic.startswith(_GZIP):
@@ -114,12 +114,12 @@ def _pieces(file: BufferedReader, shown: str) -> Iterator[bytes]:
         for piece in pieces:
             text += len(piece)
             if text > MAX_TEXT:
-                raise TraceError(f"{shown} unpacks to more than {MAX_TEXT:,} bytes; shorten it")
+                raise TraceError(f"{shown} holds more than {MAX_TEXT:,} bytes of text; shorten it")
             yield piece
     except EOFError:
         raise TraceError(f"{shown} is truncated: its packed data ends too early") from None
     except (OSError, zlib.error, lzma.LZMAError) as error:
-        raise TraceError(f"{shown} cannot be unpacked: {error}") from None
+        raise TraceError(f"{shown} cannot be read: {error}") from None
 
 
 def _blocks(file: BufferedReader | gzip.GzipFile) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """A real JupyterLab and a real Chromium: what a learner sees, nothing simulated.
 
-The tests need a Chromium (``KVMLAB_CHROMIUM`` names one, else the usual names are tried), Playwright
-and JupyterLab.  Where one is missing they are skipped with the reason, unless ``KVMLAB_REQUIRE``
+The tests need a Chromium (``KVMLAB_CHROMIUM`` names one, else the usual names are tried),
+Playwright and JupyterLab.  Where one is missing they are skipped with the reason, unless ``KVMLAB_REQUIRE``
 contains ``browser``: then they fail.  ``KVMLAB_SHOTS`` names a directory for the screenshots.
 """
 
@@ -37,7 +37,8 @@ CALLED_OFF = "net::ERR_ABORTED"  # by the page itself: Lab reloads once when it 
 READY = """() => {
   const context = window.jupyterapp?.shell?.currentWidget?.sessionContext
   const kernel = context?.session?.kernel
-  return Boolean(context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle')
+  const idle = kernel?.connectionStatus === 'connected' && kernel.status === 'idle'
+  return Boolean(context?.isReady && idle)
 }"""
 """The "idle" lamp lights before the session is ready, and a run-all then does nothing at all."""
 
@@ -98,7 +99,7 @@ def notebook(cells: tuple[str, ...]) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # noqa: ARG001  a server without a browser is of no use
+def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A JupyterLab with fresh settings, on a free port of this machine only."""
     pytest.importorskip("jupyterlab")
     home, root = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
@@ -106,14 +107,16 @@ def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with (home / "server.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(  # noqa: S603  our own interpreter and options
+        process = subprocess.Popen(
             lab_command(port, root), env=environment(home), stdout=log, stderr=log
         )
         try:
             wait_until_up(f"http://127.0.0.1:{port}/api/status", process, home / "server.log")
             yield Server(f"http://127.0.0.1:{port}", root)
         finally:
-            process.send_signal(signal.SIGTERM)  # SIGTERM: stop without asking, and stop the kernels
+            process.send_signal(
+                signal.SIGTERM
+            )  # SIGTERM: stop without asking, and stop the kernels
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
@@ -142,8 +145,14 @@ def environment(home: Path) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": home / "runtime",
         "IPYTHONDIR": home / "ipython",
     }
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, **{name: str(place) for name, place in places.items()}, "PYTHONPATH": path}
+    path = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
+    )
+    return {
+        **os.environ,
+        **{name: str(place) for name, place in places.items()},
+        "PYTHONPATH": path,
+    }
 
 
 def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -225,5 +234,8 @@ def listen(lab: Opened) -> None:
     page, note = lab.page, lab.trouble.append
     page.on("console", lambda m: note(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda error: note(f"exception: {error}"))
-    page.on("requestfailed", lambda r: None if r.failure == CALLED_OFF else note(f"failed: {r.url} {r.failure}"))
-    page.on("response", lambda r: note(f"status {r.status}: {r.url}") if r.status >= 400 else None)  # noqa: PLR2004  the first error status of HTTP
+    page.on(
+        "requestfailed",
+        lambda r: None if r.failure == CALLED_OFF else note(f"failed: {r.url} {r.failure}"),
+    )
+    page.on("response", lambda r: note(f"status {r.status}: {r.url}") if r.status >= 400 else None)

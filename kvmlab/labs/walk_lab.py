@@ -1,0 +1,163 @@
+"""One access through the four address spaces: the lab of the walk."""
+
+from collections.abc import Sequence
+from html import escape
+
+import ipywidgets
+
+from kvmlab.base.addresses import parse_address
+from kvmlab.base.errors import BadChoice
+from kvmlab.figures.addresses import hex_text
+from kvmlab.figures.fold import Walk
+from kvmlab.figures.walk import design_name, read_walk, summary, walk_scene
+from kvmlab.hardware.records import Kind
+from kvmlab.labs.access import Recorded, Request, cold_access, first_access
+from kvmlab.labs.guard import Notice, guarded
+from kvmlab.labs.player import Player
+from kvmlab.machine import Chain, Machine
+from kvmlab.text import say
+
+ADDRESS = "0x7f1234567ab8"
+PAGES = ("4K", "2M", "1G")
+LEVELS = (4, 5)
+DESIGNS = ("native", "shadow", "ept")
+MAPPINGS = ("all", "read", "none")
+
+
+class WalkLab(ipywidgets.VBox):
+    """One access, each reference numbered in a lattice, step by step.
+
+    The controls are attributes (``lab.design.value = "shadow"``); what the machine did is in
+    ``records``, ``walk``, ``chain`` and ``references``.  With a ``machine`` of your own, its
+    current process is looked at as it is, and only the address and the access can be chosen.
+    """
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        """The lab, with the walk of its first address.  Raises `BadChoice` without a process."""
+        if machine and machine.guest.current is None:
+            raise BadChoice(say("lab.walk.process"))
+        self._machine = machine
+        self._make_controls()
+        self.notice, self.player, self.status = Notice(), Player(), ipywidgets.HTML()
+        self.status.add_class("kvmlab-status")
+        rows = [self._row(self.design)] if machine is None else []
+        rows += [self._row(*self._access())]
+        rows += [self._row(*self._shape())] if machine is None else []
+        super().__init__([*rows, self.notice, self.status, self.player])
+        self.add_class("kvmlab-walk")
+        self._show(self._record())
+        for control in (self.design, *self._access(), *self._shape()):
+            control.observe(self.update, names="value")
+
+    # -- what the learner sees and scripts use ------------------------------------------
+
+    @property
+    def records(self) -> list[object]:
+        """The records of the walk shown."""
+        return self._recorded.records
+
+    @property
+    def walk(self) -> Walk:
+        """The walk shown, sorted: its references, its end."""
+        return self._walk
+
+    @property
+    def references(self) -> int:
+        """How many page-table entries the walk read."""
+        return len(self._walk.references)
+
+    @property
+    def chain(self) -> Chain:
+        """The address in the four address spaces."""
+        return self._recorded.setting.chain
+
+    # -- controls -----------------------------------------------------------------------
+
+    def _make_controls(self) -> None:
+        words = [(say(f"lab.walk.{name}"), name) for name in DESIGNS]
+        self.design = ipywidgets.RadioButtons(
+            options=words,
+            value="ept",
+            description=say("lab.walk.design"),
+            orientation="horizontal",
+            layout=ipywidgets.Layout(width="auto"),
+        )
+        self.address = ipywidgets.Text(
+            value=ADDRESS,
+            description=say("lab.walk.address"),
+            continuous_update=False,
+            style={"description_width": "initial"},
+            layout=ipywidgets.Layout(width="256px"),
+        )
+        kinds = [(say(f"lab.walk.kind.{kind.name.lower()}"), kind) for kind in Kind]
+        self.kind = _dropdown("kind", kinds)
+        users = [(say(f"lab.walk.user.{name}"), name == "user") for name in ("user", "supervisor")]
+        self.user = _dropdown("user", users)
+        self.mapping = _dropdown("mapping", [(say(f"lab.walk.mapping.{m}"), m) for m in MAPPINGS])
+        self.guest_page = _dropdown("guest_page", [(page, page) for page in PAGES])
+        self.host_page = _dropdown("host_page", [(page, page) for page in PAGES])
+        self.guest_levels = _dropdown("guest_levels", [(str(n), n) for n in LEVELS])
+        self.host_levels = _dropdown("host_levels", [(str(n), n) for n in LEVELS])
+
+    def _access(self) -> list[ipywidgets.Widget]:
+        own = self._machine is not None
+        return [self.address, self.kind, self.user, *([] if own else [self.mapping])]
+
+    def _shape(self) -> list[ipywidgets.Widget]:
+        return [self.guest_page, self.guest_levels, self.host_page, self.host_levels]
+
+    @staticmethod
+    def _row(*controls: ipywidgets.Widget) -> ipywidgets.Box:
+        layout = ipywidgets.Layout(flex_flow="row wrap", grid_gap="0 16px", overflow="visible")
+        return ipywidgets.Box(controls, layout=layout)
+
+    # -- from the controls to the figure ------------------------------------------------
+
+    @guarded
+    def update(self, _change: object = None) -> None:
+        """Walk again with what the controls say; on an error nothing but the notice changes."""
+        self._show(self._record())
+
+    def _record(self) -> Recorded:
+        request = Request(
+            gva=parse_address(self.address.value),
+            mmu=self.design.value,
+            guest_page=self.guest_page.value,
+            host_page=self.host_page.value,
+            guest_levels=self.guest_levels.value,
+            host_levels=self.host_levels.value,
+            kind=self.kind.value,
+            user=self.user.value,
+            mapping=self.mapping.value,
+        )
+        if self._machine:
+            return cold_access(self._machine, request)
+        return first_access(request)
+
+    def _show(self, recorded: Recorded) -> None:
+        scene = walk_scene(recorded.records, recorded.setting, recorded.before)
+        walk = read_walk(recorded.records, recorded.setting)
+        self._recorded, self._walk = recorded, walk
+        self.player.show(scene)
+        words = summary(walk, recorded.setting, recorded.before)
+        self.status.value = f'<div role="status">{escape(words)}</div>'
+        mmu = recorded.setting.mmu
+        self.host_page.disabled = mmu == "native"
+        self.host_levels.disabled = mmu != "ept"
+
+    def __repr__(self) -> str:
+        """What is shown, in one line: the same text each time."""
+        walk, setting = self._walk, self._recorded.setting
+        return (
+            f"walk({design_name(setting)}, {hex_text(setting.chain.gva)}: "
+            f"{walk.outcome}, {self.references} references)"
+        )
+
+
+def _dropdown(name: str, options: Sequence[tuple[str, object]]) -> ipywidgets.Dropdown:
+    return ipywidgets.Dropdown(
+        options=options,
+        description=say(f"lab.walk.{name}"),
+        style={"description_width": "initial"},
+        layout=ipywidgets.Layout(width="auto"),
+    )

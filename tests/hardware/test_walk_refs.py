@@ -1,0 +1,165 @@
+"""References of a complete miss, counted in walks of tables that were built in memory."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvmlab.hardware.ept import Ept, nested
+from kvmlab.hardware.formats import compile_tables, format_named, without_pointers
+from kvmlab.hardware.processor import Processor
+from kvmlab.hardware.ram import Ram
+from kvmlab.hardware.records import READ, WRITE, Fault, Step
+from kvmlab.hardware.walker import walk
+from kvmlab.machine import Machine
+from kvmlab.hardware.records import Kind
+
+ROWS = json.loads((Path(__file__).parents[1] / "data" / "walk-refs.json").read_text())["rows"]
+SHIFTS = {"4K": 12, "2M": 21, "4M": 22, "1G": 30}
+FORMATS = {"32-bit(2)": "32-bit", "PAE(3)": "PAE", "4-level": "4-level", "5-level": "5-level"}
+HOSTS = {"4-level": "EPT-4", "5-level": "EPT-5"}
+GVA, DATA = 0x3F65_4321, 0x4000_0000  # a user address of every mode; 1 GiB aligned memory
+HOST_OFFSET = 0x8000_0000  # GPA g lives at HPA g + this
+
+
+class Builder:
+    """Writes trees of page tables straight into memory, with nothing of the guest's code."""
+
+    def __init__(self, write):
+        self.write, self.entries, self.next = write, {}, 0x1000
+
+    def frame(self):
+        self.next += 0x1000
+        return self.next - 0x1000
+
+    def map(self, fmt, root, address, page, shift, flags):
+        table, at = root, 12 + sum(fmt.index_bits)
+        for bits in fmt.index_bits:
+            at -= bits
+            slot = table + (address >> at & (1 << bits) - 1) * fmt.entry_bytes
+            if at == shift:
+                self.write(slot, page | flags | (0x80 if shift > 12 else 0), fmt.entry_bytes)
+                return
+            if slot not in self.entries:
+                self.entries[slot] = self.frame()
+                upper = 1 if fmt.mode == "PAE" and at == 30 else 7
+                self.write(slot, self.entries[slot] | upper, fmt.entry_bytes)
+            table = self.entries[slot]
+
+
+def drain(steps):
+    seen = []
+    while True:
+        try:
+            record = next(steps)
+        except StopIteration as end:
+            assert not isinstance(end.value, Fault), end.value
+            return [one for one in seen if isinstance(one, Step)], end.value
+        seen.append(record)
+
+
+def store(ram, base):
+    def write(address, value, size):
+        (ram.store if size == 8 else ram.store4)(base + address, value)
+
+    return write
+
+
+def guest_of(row):
+    name = row["guest"]
+    registers = "PDPTE registers" in name
+    fmt = format_named("PAE" if registers else FORMATS[name])
+    return fmt, SHIFTS[row["guest_page"]], registers
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r["mode"] == "native"], ids=str)
+def test_native_walk_reads_as_many_entries_as_the_table_says(row):
+    fmt, shift, registers = guest_of(row)
+    ram = Ram(1 << 33)
+    builder = Builder(store(ram, 0))
+    root = builder.frame()
+    builder.map(fmt, root, GVA, DATA, shift, 0x7)
+    tables = compile_tables(fmt, Processor())
+    if registers:
+        root = ram.load(root + 8 * (GVA >> 30)) & ~0xFFF
+        tables = without_pointers(tables)
+    steps, found = drain(walk(tables, root, GVA, ram))
+    assert found.address == DATA + GVA % (1 << shift)
+    assert len(steps) == row["expect"]
+
+
+NESTED = [r for r in ROWS if r["mode"] == "nested" and r["host"] in HOSTS]
+
+
+@pytest.mark.parametrize("row", NESTED, ids=str)
+def test_nested_walk_reads_as_many_entries_as_the_table_says(row):
+    fmt, shift, registers = guest_of(row)
+    ept_format, host_shift = format_named(HOSTS[row["host"]]), SHIFTS[row["host_page"]]
+    ram = Ram(1 << 34)
+    guest = Builder(store(ram, HOST_OFFSET))
+    root = guest.frame()
+    guest.map(fmt, root, GVA, DATA, shift, 0x7)
+    host = Builder(store(ram, 0))
+    eptp = host.frame()
+    mapped = set()
+    for gpa in [*range(0, guest.next, 0x1000), DATA + GVA % (1 << shift)]:
+        page = gpa >> host_shift << host_shift
+        if page not in mapped:
+            mapped.add(page)
+            host.map(ept_format, eptp, page, page + HOST_OFFSET, host_shift, 0x37)
+    ept = Ept(compile_tables(ept_format, Processor()), eptp, accessed_dirty=True)
+    tables = compile_tables(fmt, Processor())
+    if registers:
+        root = ram.load(HOST_OFFSET + root + 8 * (GVA >> 30)) & ~0xFFF
+        tables = without_pointers(tables)
+    steps, inner = drain(
+        walk(tables, root, GVA, ram, lambda gpa: nested(ept, ram, gpa, READ | WRITE))
+    )
+    last, found = drain(nested(ept, ram, inner.address, READ))
+    assert found.address == DATA + GVA % (1 << shift) + HOST_OFFSET
+    assert len(steps) + len(last) == row["expect"]
+    levels = len([s for s in steps if s.table == "guest"])
+    pattern = ["ept"] * len(last) + ["guest"]
+    assert [s.table for s in steps] == pattern * levels  # the order that artifacts print
+
+
+@pytest.mark.parametrize(
+    "mmu, page, references",
+    [("native", "4K", 4), ("ept", "4K", 24), ("shadow", "4K", 4)]
+    + [("native", "2M", 3), ("ept", "2M", 15), ("shadow", "2M", 3)],
+)
+def test_a_booted_machine_makes_the_same_references(mmu, page, references):
+    assert sum(cold_walk(mmu, guest_page=page, host_page=page).values()) == references
+
+
+@pytest.mark.parametrize(
+    "guest, host, references", [(4, 4, 24), (4, 5, 29), (5, 4, 29), (5, 5, 35)]
+)
+def test_levels_of_guest_and_ept_multiply(guest, host, references):
+    assert sum(cold_walk("ept", guest_levels=guest, host_levels=host).values()) == references
+
+
+def test_large_guest_pages_on_small_host_pages_read_19():
+    assert cold_walk("ept", guest_page="2M", host_page="4K") == {"guest": 3, "ept": 16}
+    assert cold_walk("ept", guest_page="4K", host_page="2M") == {"guest": 4, "ept": 15}
+
+
+def test_a_large_guest_page_on_small_host_pages_is_shadowed_in_small_ones():
+    assert cold_walk("shadow", guest_page="2M", host_page="4K") == {"shadow": 4}
+
+
+def cold_walk(mmu, guest_page="4K", **options):
+    records = []
+    machine = Machine(mmu, tap=records.append, guest_page=guest_page, **options)
+    process = machine.guest.spawn("demo")
+    machine.guest.switch(process)
+    process.mmap(0x7F12_3440_0000, "2M", page=guest_page)
+    machine.guest.touch(0x7F12_3456_7123, Kind.READ)
+    machine.cpu.flush_tlb()
+    records.clear()
+    machine.guest.touch(0x7F12_3456_7123, Kind.READ)
+    counts = {}
+    for record in records:
+        if isinstance(record, Step):
+            counts[record.table] = counts.get(record.table, 0) + 1
+    return counts

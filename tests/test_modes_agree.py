@@ -1,0 +1,135 @@
+"""Native, shadow and EPT are one machine to the guest: same values, same faults, same memory."""
+
+from dataclasses import dataclass
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kvmlab.base.errors import SegmentationFault
+from kvmlab.hardware.records import PageFault
+from kvmlab.kvm.records import Zap
+from kvmlab.machine import MMUS, Machine
+
+AREAS = (0x1000_0000, 0x7F12_3440_0000)
+PAGES = 3  # few, so that operations meet
+PROCESSES = st.integers(0, 1)
+AREA = st.integers(0, len(AREAS) - 1)
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("load"), PROCESSES, AREA, st.integers(0, PAGES)),
+        st.tuples(st.just("store"), PROCESSES, AREA, st.integers(0, PAGES), st.integers(0, 255)),
+        st.tuples(st.just("protect"), PROCESSES, AREA, st.booleans()),
+        st.tuples(st.just("remap"), PROCESSES, AREA, st.booleans()),
+        st.tuples(st.just("restart"), PROCESSES),
+    ),
+    min_size=8,
+    max_size=60,
+)
+
+
+@dataclass
+class Seen:
+    """What the guest can know of a run."""
+
+    values: list
+    faults: list
+    memory: dict
+
+
+def run(mmu, operations, **options):
+    faults, machine = [], None
+
+    def tap(record):
+        if isinstance(record, PageFault):
+            faults.append((record.gva, record.error_code))
+
+    machine = Machine(mmu, tap=tap, guest_memory="16M", host_memory="64M", **options)
+    guest = machine.guest
+    processes = [start(guest, name, machine.guest_page) for name in "ab"]
+    values = []
+    for operation, who, *rest in operations:
+        process = processes[who]
+        if process is not guest.current:
+            guest.switch(process)
+        try:
+            values.append(perform(guest, processes, operation, who, rest))
+        except SegmentationFault:
+            values.append("SIGSEGV")
+    return Seen(values, faults, guest_memory(machine)), machine
+
+
+def start(guest, name, page):
+    process = guest.spawn(name)
+    for area in AREAS:
+        process.mmap(area, max(PAGES << 12, page), page=page)
+    return process
+
+
+def perform(guest, processes, operation, who, rest):
+    process = processes[who]
+    if operation == "load":
+        return guest.load(AREAS[rest[0]] + rest[1] * 4096 + 8)
+    if operation == "store":
+        return guest.store(AREAS[rest[0]] + rest[1] * 4096 + 8, rest[2])
+    if operation == "restart":
+        guest.exit(process)
+        processes[who] = start(guest, process.name, 1 << process.vmas[0].shift)
+        guest.switch(processes[who])
+        return None
+    area = AREAS[rest[0]]
+    vma = process.vma_at(area)
+    if operation == "protect":
+        return process.mprotect(area, write=rest[1])
+    process.munmap(area)
+    return process.mmap(area, vma.end - vma.start, write=rest[1], page=1 << vma.shift).end
+
+
+def guest_memory(machine):
+    """Guest-physical memory that is not zero, page tables with their A and D bits included."""
+    found = {}
+    for start, length in ((0x10_0000, (16 << 20) - 0x10_0000),):
+        for gpa in range(start, start + length, 4096):
+            if machine.vm is None:
+                data = machine.ram.read(gpa, 4096)
+            else:
+                backing = machine.vm.look(gpa)
+                data = machine.ram.read(backing.host.address, 4096) if backing else b""
+            if any(data):
+                found[gpa] = data
+    return found
+
+
+@settings(max_examples=30)
+@given(OPERATIONS)
+@example([("store", 0, 0, 1, 7), ("remap", 0, 0, True), ("load", 0, 0, 1)])
+@example([("store", 0, 0, 1, 7), ("protect", 0, 0, False), ("store", 0, 0, 1, 9)])
+def test_native_shadow_and_ept_are_one_machine_to_the_guest(operations):
+    native, _ = run("native", operations)
+    for mmu in MMUS[1:]:
+        seen, machine = run(mmu, operations)
+        assert seen.values == native.values, mmu
+        assert seen.faults == native.faults, mmu
+        assert seen.memory == native.memory, mmu
+        check_no_stale_translation(machine)
+
+
+def check_no_stale_translation(machine):
+    """Every cached translation of the running process is what its tables say now."""
+    for entry in machine.cpu.tlb.entries():
+        gva = entry.vpn << entry.shift
+        if gva < machine.guest.user_end and entry.tag == machine.cpu.context.tag:
+            assert machine.chain(gva).hpa == entry.page, hex(gva)
+
+
+def test_a_table_write_under_shadow_paging_drops_the_entry_it_changes():
+    """The operations above would prove little if shadow paging never had to zap anything."""
+    zaps = []
+    machine = Machine("shadow", tap=lambda r: zaps.append(r) if isinstance(r, Zap) else None)
+    process = machine.guest.spawn("a")
+    machine.guest.switch(process)
+    process.mmap(AREAS[0], "64K")
+    machine.guest.store(AREAS[0], 1)
+    zaps.clear()
+    process.mprotect(AREAS[0], write=False)
+    assert zaps
