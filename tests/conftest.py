@@ -33,8 +33,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(BROWSER_TESTS):
             item.add_marker("browser")
-        if item.get_closest_marker("long") and not wants_all(config):
-            item.add_marker(pytest.mark.skip(reason="long; runs with --all or KVMLAB_ALL=1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long and not wants_all(config):
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,7 +35,8 @@ def event_row(who: str, what: str) -> list[str]:
 
 def touch_steps(before: Before, mmu: str, chain: Chain) -> list[SceneStep]:
     """The steps of the first touch; those that the records do not tell of are left out."""
-    told = [_once(touch_sentence(before.touch, mmu), {"chain.gva": "used"})]
+    events = "; ".join(_deeds(before.touch, mmu)) or say("touch.nothing")
+    told = [_once(say("touch.sentence", events=events), {"chain.gva": "used"})]
     lookup = _slot(before, chain)
     if lookup:
         sentence = say(
@@ -55,20 +56,28 @@ def touch_steps(before: Before, mmu: str, chain: Chain) -> list[SceneStep]:
     return told
 
 
-def touch_sentence(touch: Sequence[object], mmu: str) -> str:
-    """What the first touch cost."""
-    return say("touch.sentence", events=touch_events(touch, mmu))
-
-
-def touch_events(touch: Sequence[object], mmu: str) -> str:
-    """Page faults and exits of the first touch, as many as there were, with what KVM did."""
-    kernel = say("touch.kernel.native" if mmu == "native" else "touch.kernel.guest")
+def touch_costs(touch: Sequence[object]) -> str:
+    """What the first touch cost: page faults and exits by reason, as many as there were."""
+    found = exits(touch)
+    reasons = dict.fromkeys(reason for reason, _ in found)
+    numbers = {one: sum(n for (reason, _), n in found.items() if reason == one) for one in reasons}
+    told = [count(f"touch.exits.{reason}", number) for reason, number in numbers.items()]
     faults = page_faults(touch)
-    events = [count("touch.faults", faults, kernel=kernel)] if faults else []
-    for (reason, deed), number in exits(touch).items():
-        told = {"reason": say(f"exit.{reason}"), "deed": say(f"exit.deed.{deed}")}
-        events.append(count("touch.exits", number, **told))
-    return "; ".join(events) or say("touch.nothing")
+    return ", ".join([*_faults(faults, "touch.fault"), *told]) or say("touch.nothing")
+
+
+def _deeds(touch: Sequence[object], mmu: str) -> list[str]:
+    """The same with what KVM did about each exit."""
+    told = [
+        say("touch.deed", exits=count(f"touch.exits.{reason}", n), deed=say(f"exit.deed.{deed}"))
+        for (reason, deed), n in exits(touch).items()
+    ]
+    served = "touch.served.native" if mmu == "native" else "touch.served"
+    return [*_faults(page_faults(touch), served), *told]
+
+
+def _faults(number: int, key: str) -> list[str]:
+    return [count(key, number)] if number else []
 
 
 def _once(sentence: str, lit: dict[str, Role]) -> SceneStep:

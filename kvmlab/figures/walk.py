@@ -16,7 +16,7 @@ from kvmlab.figures.entry import entry_table, set_flags
 from kvmlab.figures.fold import DATA_ROW, Reference, Walk, first_attempt
 from kvmlab.figures.scene import Role, Scene, SceneStep
 from kvmlab.figures.svg import drawing, element
-from kvmlab.figures.touch import COLUMNS, Before, event_row, touch_events, touch_steps
+from kvmlab.figures.touch import COLUMNS, Before, event_row, touch_costs, touch_steps
 from kvmlab.hardware.fields import LEVEL_NAMES
 from kvmlab.hardware.formats import format_named
 from kvmlab.hardware.records import GeneralProtection, PageFault, Verdict, VmExit
@@ -100,7 +100,7 @@ def summary(walk: Walk, setting: Setting, before: Before | None) -> str:
     values = {"design": design, "references": references, "tables": tables}
     if before is None:
         return say("lab.walk.status.again", **values)
-    events = touch_events(before.touch, setting.mmu)
+    events = touch_costs(before.touch)
     return say("lab.walk.status.mapped", events=events, **values)
 
 

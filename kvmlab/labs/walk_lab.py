@@ -82,6 +82,7 @@ class WalkLab(ipywidgets.VBox):
             orientation="horizontal",
             layout=ipywidgets.Layout(width="auto"),
         )
+        self.design.add_class("kvmlab-design")
         self.address = ipywidgets.Text(
             value=ADDRESS,
             description=say("lab.walk.address"),

@@ -1,8 +1,9 @@
 """A real JupyterLab and a real Chromium: what a learner sees, nothing simulated.
 
 The tests need a Chromium (``KVMLAB_CHROMIUM`` names one, else the usual names are tried),
-Playwright and JupyterLab.  Where one is missing they are skipped with the reason, unless ``KVMLAB_REQUIRE``
-contains ``browser``: then they fail.  ``KVMLAB_SHOTS`` names a directory for the screenshots.
+Playwright and JupyterLab.  Where one is missing they are skipped with the reason, unless
+``KVMLAB_REQUIRE`` contains ``browser``: then they fail.  ``KVMLAB_SHOTS`` names a directory for
+the screenshots.
 """
 
 import json

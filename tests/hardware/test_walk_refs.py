@@ -9,10 +9,9 @@ from kvmlab.hardware.ept import Ept, nested
 from kvmlab.hardware.formats import compile_tables, format_named, without_pointers
 from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import Ram
-from kvmlab.hardware.records import READ, WRITE, Fault, Step
+from kvmlab.hardware.records import READ, WRITE, Fault, Kind, Step
 from kvmlab.hardware.walker import walk
 from kvmlab.machine import Machine
-from kvmlab.hardware.records import Kind
 
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "walk-refs.json").read_text())["rows"]
 SHIFTS = {"4K": 12, "2M": 21, "4M": 22, "1G": 30}
@@ -53,9 +52,11 @@ def drain(steps):
         try:
             record = next(steps)
         except StopIteration as end:
-            assert not isinstance(end.value, Fault), end.value
-            return [one for one in seen if isinstance(one, Step)], end.value
+            found = end.value
+            break
         seen.append(record)
+    assert not isinstance(found, Fault), found
+    return [one for one in seen if isinstance(one, Step)], found
 
 
 def store(ram, base):
@@ -125,8 +126,14 @@ def test_nested_walk_reads_as_many_entries_as_the_table_says(row):
 
 @pytest.mark.parametrize(
     "mmu, page, references",
-    [("native", "4K", 4), ("ept", "4K", 24), ("shadow", "4K", 4)]
-    + [("native", "2M", 3), ("ept", "2M", 15), ("shadow", "2M", 3)],
+    [
+        ("native", "4K", 4),
+        ("ept", "4K", 24),
+        ("shadow", "4K", 4),
+        ("native", "2M", 3),
+        ("ept", "2M", 15),
+        ("shadow", "2M", 3),
+    ],
 )
 def test_a_booted_machine_makes_the_same_references(mmu, page, references):
     assert sum(cold_walk(mmu, guest_page=page, host_page=page).values()) == references

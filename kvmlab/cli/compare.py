@@ -1,0 +1,105 @@
+"""``kvmlab compare TRACE``: one recorded program under several designs, side by side."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kvmlab.base.errors import BadChoice
+from kvmlab.cli import argument
+
+if TYPE_CHECKING:
+    from kvmlab.study.compare import Progress, Row
+    from kvmlab.workloads.trace import Trace
+
+HELP = "Replay a recorded program under native paging, shadow paging and EPT, and count."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The trace, the designs, and how much of the trace."""
+    parser.add_argument(
+        "trace",
+        metavar="TRACE",
+        help="a valgrind lackey trace (plain, .gz or .xz); or sort or ls, which are shipped "
+        "(a file of that name is ./sort)",
+    )
+    parser.add_argument(
+        "--mmu",
+        action="append",
+        choices=("native", "shadow", "ept"),
+        help="a design; give it once for each (default: all three)",
+    )
+    parser.add_argument(
+        "--limit", type=argument(parse_limit), metavar="N", help="only the first N records"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def parse_limit(text: str) -> int:
+    """How many records ``text`` asks for, 1 or more.  Raises `BadChoice`."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text)):
+        raise BadChoice(f"limit {text[:40]!r} is no number of records; write 1 or more")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay, then print a table or JSON."""
+    from kvmlab.machine import MMUS
+    from kvmlab.study.compare import compare
+
+    trace = read(args.trace)
+    part = trace if args.limit is None else trace.head(args.limit)
+    mmus = list(dict.fromkeys(args.mmu or MMUS))
+    with bar(mmus) as progress:
+        rows = compare(part, mmus, progress)
+    if args.json:
+        print(json.dumps([row.to_json() for row in rows], indent=2))
+    else:
+        show(rows)
+    return 0
+
+
+def read(name: str) -> "Trace":
+    """The shipped trace called ``name``, else the trace in the file ``name``."""
+    from kvmlab import workloads
+
+    return workloads.shipped(name) if name in workloads.SHIPPED else workloads.lackey.read(name)
+
+
+@contextmanager
+def bar(mmus: Sequence[str]) -> Iterator["Progress | None"]:
+    """A progress bar for each design on standard error; none where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        tasks = {mmu: bars.add_task(mmu, total=None) for mmu in mmus}
+        yield lambda mmu, done, total: bars.update(tasks[mmu], completed=done, total=total)
+
+
+def show(rows: Sequence["Row"]) -> None:
+    """Print the designs side by side, what was counted, and what follows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from kvmlab.figures import modes
+
+    figure = modes.table(rows)
+    table = Table(box=None, pad_edge=False)
+    name, *designs = figure.columns
+    table.add_column(name)
+    for design in designs:
+        table.add_column(design, justify="right")
+    for row in figure.rows:
+        table.add_row(*map(Text, row))  # Text: a "[" in a name is no markup
+    console = Console(highlight=False)
+    console.print(table)
+    for paragraph in (modes.sentence(rows), figure.caption):
+        console.print()
+        console.print(Text(paragraph))
