@@ -54,7 +54,11 @@ LEGACY_PD, LEGACY_PT, PAE_PDPT, VMCB, HSAVE, NESTED = (BOOT + n * 0x1000 for n i
 KERNEL_PAGE, TABLE, LARGE = 0x63, 0x67, 0x80  # P W A D, with U, and PS
 
 # Offsets in a code page.  Of each probe there is a copy that loads PKRU first.
-PROBES = {"read": (0x100, b"\x8a\x03"), "write": (0x140, b"\x88\x03"), "fetch": (0x180, b"\xff\xe3")}
+PROBES = {
+    "read": (0x100, b"\x8a\x03"),
+    "write": (0x140, b"\x88\x03"),
+    "fetch": (0x180, b"\xff\xe3"),
+}
 NOP, WRPKRU, WITH_KEYS = b"\x90", b"\x0f\x01\xef", 0x20
 ARRIVAL = 0x80  # where contexts are taken; its own code, for blocks are cached with their end
 SYSEXIT, SYSEXIT64, VMRUN = (0x10, b"\x0f\x35"), (0x20, b"\x48\x0f\x35"), (0x30, b"\x0f\x01\xd8")
@@ -232,9 +236,7 @@ class _Cpu:
             return self._read(self.nested_cr3, engine, offset, size, data)
         return NESTED | TABLE if offset == 0 else 0
 
-    def _write_root(
-        self, engine: uc.Uc, offset: int, size: int, value: int, data: object
-    ) -> None:
+    def _write_root(self, engine: uc.Uc, offset: int, size: int, value: int, data: object) -> None:
         self._write(self.nested_cr3, engine, offset, size, value, data)
 
     def _write_code(self) -> None:

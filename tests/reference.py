@@ -470,9 +470,7 @@ class _Run:
         assert isinstance(self.nested, Npt)
         host = self.nested.host
         try:
-            path = self.descend(
-                host, host.cr3 & FRAME, gpa, "npt", lambda hpa: (hpa, READ | WRITE)
-            )
+            path = self.descend(host, host.cr3 & FRAME, gpa, "npt", lambda hpa: (hpa, READ | WRITE))
             code = denial(host, Access(gpa, wants, 3), combined(path), path[-1].value)
         except _UnmappedError as end:
             code = end.code | 4  # absent is 0 in the guest's format: U makes it a fault here

@@ -58,7 +58,11 @@ def walk_cases(mode: str, seed: int, count: int, *, unicorn: bool = False) -> It
     """Random tables, controls and one access each, in one dimension."""
     for n in range(count):
         rng = Random(f"walk {mode} {seed} {n}")
-        ctrl, access, words = controls(rng, mode, unicorn), random_access(rng, mode, unicorn), Words()
+        ctrl, access, words = (
+            controls(rng, mode, unicorn),
+            random_access(rng, mode, unicorn),
+            Words(),
+        )
         build_guest(rng, mode, ctrl, access, words, 0.03, lambda gpa: gpa, unicorn=unicorn)
         yield finished(f"walk-{mode}-{seed}-{n}", "walk", mode, ctrl, words, access)
 
@@ -119,9 +123,7 @@ def npt_cases(seed: int, count: int, *, unicorn: bool = False) -> Iterator[Case]
         yield {**case, "npt": {**host, "cr3": hex(root)}, "mem_space": "hpa"}
 
 
-def finished(
-    name: str, group: str, mode: str, ctrl: Case, words: Words, access: Case
-) -> Case:
+def finished(name: str, group: str, mode: str, ctrl: Case, words: Words, access: Case) -> Case:
     """The case as a vector: what is wide is written in hex."""
     wide = {k: hex(ctrl[k]) for k in ("cr3", "pkru", "pkrs") if k in ctrl}
     return {
@@ -274,7 +276,9 @@ def build_guest(
         home = reach(root)
         if home is None:
             return None
-        entries = [words.visit(home + 8 * n, 8, lambda: pdpte(rng, ctrl, unicorn)) for n in range(4)]
+        entries = [
+            words.visit(home + 8 * n, 8, lambda: pdpte(rng, ctrl, unicorn)) for n in range(4)
+        ]
         entry, levels = entries[va >> 30 & 3], 2
         if not entry & 1:
             return None
@@ -344,8 +348,12 @@ class AccessTest(Sequence[Case]):
     def __init__(self, mode: str) -> None:
         self.mode = mode
         narrow = mode == "32bit"
-        self.low = ("p", "w", "u", "a", "x") if narrow else ("p", "w", "u", "a", "x", "xd", "reserved")
-        self.high = ("p", "w", "u", "x", "reserved") if narrow else ("p", "w", "u", "x", "xd", "reserved")
+        self.low = (
+            ("p", "w", "u", "a", "x") if narrow else ("p", "w", "u", "a", "x", "xd", "reserved")
+        )
+        self.high = (
+            ("p", "w", "u", "x", "reserved") if narrow else ("p", "w", "u", "x", "xd", "reserved")
+        )
         self.keyed = mode in ("4level", "5level")
         self.keys = ("on", "ad", "wd") if self.keyed else ()
 

@@ -281,7 +281,9 @@ def test_reference_agrees_with_unicorn_on_combinations_of_bits(oracle, capsys, m
     check(oracle, known, capsys, f"Unicorn, combinations in {mode}")
 
 
-@pytest.mark.parametrize("vector", [p for p in vectors("walk") if "unicorn" in p.values[0]["checked"]])
+@pytest.mark.parametrize(
+    "vector", [p for p in vectors("walk") if "unicorn" in p.values[0]["checked"]]
+)
 def test_oracle_gives_what_vectors_say_it_gave(oracle, vector):
     full = {**vector, "ctrl": {"cr4_pse": 0, "cr4_pke": 0, "pkru": "0x0", **vector["ctrl"]}}
     answer, expect = ask(oracle, full), vector["expect"]

@@ -109,7 +109,9 @@ def _quantities(rows: Sequence[Row]) -> Iterator[tuple[str, list[int]]]:
     yield say("modes.row.faults"), [total.page_faults for total in totals]
     yield say("modes.row.references"), [total.all_references for total in totals]
     for name in TABLES:
-        yield say(f"modes.row.references.{name}"), [total.references[name] for total in totals]
+        reads = [total.references[name] for total in totals]
+        if any(reads):
+            yield say(f"modes.row.references.{name}"), reads
     yield say("modes.row.references.program"), [row.program.all_references for row in rows]
     yield say("modes.row.references.kernel"), [row.kernel.all_references for row in rows]
     yield say("modes.row.exits"), [total.all_exits for total in totals]
@@ -117,11 +119,16 @@ def _quantities(rows: Sequence[Row]) -> Iterator[tuple[str, list[int]]]:
         name = say("modes.row.exits.reason", reason=reason_name(reason))
         yield name, [total.by_reason.get(reason, 0) for total in totals]
     for deed in DEEDS:
-        if any(total.by_deed[deed] for total in totals):
-            yield say(f"modes.row.deed.{deed}"), [total.by_deed[deed] for total in totals]
+        served = [total.by_deed[deed] for total in totals]
+        if any(served):
+            yield say(f"modes.row.deed.{deed}"), served
     for name in TABLES:
-        yield say(f"modes.row.bytes.{name}"), [row.table_bytes.get(name, 0) for row in rows]
-    yield say("modes.row.bytes.peak"), [row.shadow_bytes_peak for row in rows]
+        size = [row.table_bytes[name] for row in rows]
+        if any(size):
+            yield say(f"modes.row.bytes.{name}"), size
+    peak = [row.shadow_bytes_peak for row in rows]
+    if any(peak):
+        yield say("modes.row.bytes.peak"), peak
 
 
 def caption(rows: Sequence[Row]) -> str:
@@ -142,24 +149,35 @@ def sentence(rows: Sequence[Row]) -> str:
     """Which design costs more of what, in one sentence; what to do when there is too little."""
     if not rows:
         return say("modes.sentence.none")
-    references = [(row.total.all_references, design(row.mmu)) for row in rows]
-    exits = [(row.total.all_exits, design(row.mmu)) for row in rows]
+    names = [design(row.mmu) for row in rows]
+    references = [row.total.all_references for row in rows]
+    exits = [row.total.all_exits for row in rows]
     if len(rows) == 1:
-        (most, name), (times, _) = references[0], exits[0]
-        return say("modes.sentence.one", design=name, references=number(most), exits=number(times))
-    return say(
-        "modes.sentence",
-        references=_ranked(references, "references"),
-        exits=_ranked(exits, "exits"),
+        values = {"references": number(references[0]), "exits": number(exits[0])}
+        return _capital(say("modes.sentence.one", design=names[0], **values))
+    ranked = {
+        "worst": _worst(names, references),
+        "references": _ranking(names, references),
+        "worst_exits": _worst(names, exits),
+        "exits": _ranking(names, exits),
+    }
+    same = ranked["worst"] == ranked["worst_exits"]
+    return _capital(say("modes.sentence.both" if same else "modes.sentence", **ranked))
+
+
+def _worst(names: Sequence[str], values: Sequence[int]) -> str:
+    """Who has the most: one design, or several that are equal."""
+    most = [name for name, value in zip(names, values, strict=True) if value == max(values)]
+    return say("modes.sentence.and").join(most)
+
+
+def _ranking(names: Sequence[str], values: Sequence[int]) -> str:
+    """Everybody with their number, the most first."""
+    ranked = sorted(zip(names, values, strict=True), key=lambda pair: -pair[1])
+    return ", ".join(
+        say("modes.sentence.place", design=name, value=number(value)) for name, value in ranked
     )
 
 
-def _ranked(values: Sequence[tuple[int, str]], what: str) -> str:
-    """Who has the most of ``what``, and what the others have; or that all have the same."""
-    (most, first), *others = sorted(values, key=lambda pair: -pair[0])
-    if others[-1][0] == most:
-        return say(f"modes.sentence.{what}.same", most=number(most))
-    rest = ", ".join(
-        say("modes.sentence.other", design=name, value=number(value)) for value, name in others
-    )
-    return say(f"modes.sentence.{what}", worst=first, most=number(most), others=rest)
+def _capital(line: str) -> str:
+    return line[:1].upper() + line[1:]

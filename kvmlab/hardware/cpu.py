@@ -31,16 +31,19 @@ from kvmlab.hardware.records import (
     GeneralProtection,
     Kind,
     Mapped,
+    NestedTlbLookup,
     PageFault,
     TlbFill,
     TlbFlush,
     TlbLookup,
     VmEntry,
     VmExit,
+    WalkCacheLookup,
 )
-from kvmlab.hardware.tlb import GLOBAL, UNIFIED, Geometry, Tlb, TlbEntry
+from kvmlab.hardware.tlb import GLOBAL, UNIFIED, Geometry, Tag, Tlb, TlbEntry
 from kvmlab.hardware.vmcs import Instruction, Vmcs
-from kvmlab.hardware.walker import Record, mark, walk
+from kvmlab.hardware.walk_caches import NestedTlb, WalkCaches
+from kvmlab.hardware.walker import Record, Start, Walk, mark, walk
 
 T = TypeVar("T")
 
@@ -67,6 +70,8 @@ class Cpu:
         self.processor = processor or Processor()
         self.tap = tap
         self.tlb = Tlb(geometry)
+        self.walk_caches = WalkCaches(geometry.walk_caches) if geometry.walk_caches else None
+        self.nested_tlb = NestedTlb(geometry.nested) if geometry.nested else None
         self.cpl = 0
         self.page_fault_handler: Callable[[PageFault], None] | None = None
         self.protection_fault_handler: Callable[[GeneralProtection], None] | None = None
@@ -96,8 +101,10 @@ class Cpu:
         self.refresh()
 
     def flush_tlb(self) -> None:
-        """Empty every TLB, so that the next access is a complete miss: a cold start."""
-        self.tap(TlbFlush("cold start", self.tlb.drop()))
+        """Empty the TLB and the walk caches: the next access is a complete miss."""
+        if self.nested_tlb:
+            self.nested_tlb.drop()
+        self.drop("cold start", lambda _tag: True)
 
     def enter(self, vmcs: Vmcs) -> None:
         """VMLAUNCH: from now on the guest runs, under ``vmcs``."""
@@ -105,11 +112,30 @@ class Cpu:
         self.refresh()
 
     def forget(self, gva: int, why: str) -> None:
-        """Drop the cached translation of one page: of this PCID, and the global one."""
-        tags = self.context.tags
-        dropped = self.tlb.drop_page(gva, tags)
-        if dropped or why != "#PF":
+        """Drop what is cached for one page: of this PCID, and the global translation.
+
+        INVLPG drops all paging-structure caches of the PCID, a #PF those of the address.
+        """
+        ctx = self.context
+        dropped = self.tlb.drop_page(gva, ctx.tag)
+        if self.walk_caches and why == "INVLPG":
+            self.walk_caches.drop(lambda tag: tag == ctx.tag)
+        elif self.walk_caches and ctx.tables:
+            self.walk_caches.drop_address(ctx.tables, gva, ctx.tag)
+        if dropped or why == "INVLPG":
             self.tap(TlbFlush(why, dropped))
+
+    def drop(self, why: str, tags: Callable[[Tag], object], gva: int | None = None) -> None:
+        """Drop the translations whose tag passes ``tags``, all or those of the page of ``gva``.
+
+        Paging-structure caches of such tags go altogether, as the SDM allows and demands.
+        """
+        dropped = self.tlb.drop(
+            lambda one: tags(one.tag) and (gva is None or one.vpn == gva >> one.shift)
+        )
+        if self.walk_caches:
+            self.walk_caches.drop(tags)
+        self.tap(TlbFlush(why, dropped))
 
     # -- one try ------------------------------------------------------------------------
 
@@ -138,7 +164,7 @@ class Cpu:
         # A cached entry that does not allow the access is no answer: the tables are.
         self.tap(TlbLookup(gva, kind, user, "miss"))
         if entry is not None:
-            self.tlb.drop_page(gva, self.context.tags)
+            self.tlb.drop_page(gva, self.context.tag)
         return self.run(self._translate(gva, kind, user=user, implicit=implicit))
 
     def run(self, steps: Generator[object, None, T]) -> T:
@@ -154,14 +180,15 @@ class Cpu:
         self, gva: int, kind: Kind, *, user: bool, implicit: bool
     ) -> Generator[Record, None, Outcome]:
         """Walk the guest's tables, judge, set A and D, then walk EPT for the page itself."""
-        controls, ept = self.controls, self.context.ept
+        controls, ept, tables = self.controls, self.context.ept, self.context.tables
         mapped: Mapped | None = None
         gpa = gva
-        if self.context.tables is not None:
-            mapped_or_fault = yield from self._walk_guest(gva)
-            if isinstance(mapped_or_fault, Fault):
-                return self._stopped(mapped_or_fault, gva, kind, user=user)
-            mapped = mapped_or_fault
+        if tables is not None:
+            start = yield from self._begin(gva)
+            found = yield from self._walk_guest(gva, start)
+            if isinstance(found, Fault):
+                return self._stopped(found, gva, kind, user=user)
+            mapped = found
             key = permissions.key_denies(controls, mapped.leaf, mapped.rights, kind, user=user)
             fine = permissions.allowed(controls, mapped.rights, kind, user=user, implicit=implicit)
             if key or not fine:
@@ -169,28 +196,59 @@ class Cpu:
             refused = yield from self._mark_guest(mapped, write=kind is Kind.WRITE)
             if refused:
                 return self._stopped(refused, gva, kind, user=user)
+            if self.walk_caches:
+                self.walk_caches.fill(tables, gva, self.context.tag, mapped, start)
             gpa = mapped.address
         if ept is None:
             return self._fill(gva, gpa, mapped, None, kind)
-        final = yield from nested(ept, self.ram, gpa, self._ept_wants(kind, mapped))
+        final = yield from self._second_dimension(gpa, self._ept_wants(kind, mapped))
         if isinstance(final, Fault):
             return self._nested_exit(final, gva, mapped, final=True)
         return self._fill(gva, final.address, mapped, final, kind)
 
-    def _walk_guest(self, gva: int) -> Generator[Record, None, Mapped | Fault]:
+    def _begin(self, gva: int) -> Generator[Record, None, Start | None]:
+        """Where the walk may begin: the deepest upper entry that is cached."""
+        if not self.walk_caches or not self.context.tables:
+            return None
+        start = self.walk_caches.longest(self.context.tables, gva, self.context.tag)
+        yield WalkCacheLookup(gva, start.level if start else 0)
+        return start
+
+    def _walk_guest(self, gva: int, start: Start | None) -> Walk:
         """The guest's own tables, each entry located through EPT where EPT is on."""
-        tables, root, ept = self.context.tables, self.context.root, self.context.ept
+        ctx = self.context
+        tables, root = ctx.tables, ctx.root
         assert tables is not None  # noqa: S101  the caller looked
         if self.pdptes is not None and tables.format.mode == "PAE":
             pointer = self.pdptes[gva >> 30 & 3]
             if not pointer & 1:
                 return Fault("guest", 3, "absent", gva, 0, 0)
             root = pointer & _POINTER_ADDRESS
-        if ept is None:
-            return (yield from walk(tables, root, gva, self.ram))
-        wants = ept.table_access
-        ram = self.ram
-        return (yield from walk(tables, root, gva, ram, lambda gpa: nested(ept, ram, gpa, wants)))
+        locate = self._table_page if ctx.ept else None
+        return (yield from walk(tables, root, gva, self.ram, locate, start))
+
+    def _table_page(self, gpa: int) -> Walk:
+        """Where a guest table's entry lives: an EPT translation for a table access."""
+        assert self.context.ept is not None  # noqa: S101  asked for only with EPT on
+        return self._second_dimension(gpa, self.context.ept.table_access)
+
+    def _second_dimension(self, gpa: int, wants: int) -> Walk:
+        """Translate by EPT, through the nested TLB where there is one."""
+        ept, cached = self.context.ept, self.nested_tlb
+        assert ept is not None  # noqa: S101  asked for only with EPT on
+        if cached is None:
+            return (yield from nested(ept, self.ram, gpa, wants))
+        hit = cached.find(gpa, wants, ept.root)
+        yield NestedTlbLookup(gpa, hit is not None)
+        if hit is not None:
+            return hit
+        found = yield from nested(ept, self.ram, gpa, wants)
+        if isinstance(found, Fault):
+            cached.forget(gpa, ept.root)
+        else:
+            dirty = ept.tables.format.dirty if ept.accessed_dirty else 0
+            cached.fill(gpa, found, ept.root, dirty)
+        return found
 
     def _mark_guest(self, mapped: Mapped, *, write: bool) -> Generator[Record, None, Fault | None]:
         """Set the guest's A and D bits; a table page that EPT lets nobody write refuses."""
@@ -375,4 +433,5 @@ def _dirty(tables: Tables | None, mapped: Mapped | None) -> bool:
     """Whether the leaf of a finished walk has its D bit set (or there was no walk)."""
     if mapped is None or tables is None:
         return True
-    return bool(mapped.path[-1].entry & tables.format.dirty)
+    leaf = mapped.path[-1].entry if mapped.path else mapped.leaf
+    return bool(leaf & tables.format.dirty)

@@ -5,8 +5,6 @@ SDM, "Control Registers", "Operations that Invalidate TLBs and Paging-Structure 
 What is dropped is the minimum that the manual demands; real processors may drop more.
 """
 
-from collections.abc import Callable
-
 from kvmlab.base.addresses import is_canonical
 from kvmlab.hardware.context import PCID
 from kvmlab.hardware.cpu import Cpu
@@ -30,10 +28,9 @@ from kvmlab.hardware.records import (
     Fault,
     GeneralProtection,
     Kind,
-    TlbFlush,
     VmExit,
 )
-from kvmlab.hardware.tlb import GLOBAL, TlbEntry
+from kvmlab.hardware.tlb import GLOBAL, Tag
 from kvmlab.hardware.vmcs import Instruction
 
 _NO_FLUSH = 1 << 63
@@ -62,7 +59,7 @@ def mov_cr3(cpu: Cpu, value: int) -> None:
     cpu.tap(ControlWrite("CR3", value))
     if not keep:
         tag = cpu.context.tag
-        drop(cpu, "MOV CR3", lambda one: one.tag.vpid == tag.vpid and one.tag.pcid == tag.pcid)
+        cpu.drop("MOV CR3", lambda one: (one.vpid, one.pcid) == (tag.vpid, tag.pcid))
 
 
 def mov_cr0(cpu: Cpu, value: int) -> None:
@@ -87,7 +84,7 @@ def mov_cr0(cpu: Cpu, value: int) -> None:
     cpu.refresh()
     cpu.tap(ControlWrite("CR0", value))
     if leaving:
-        drop(cpu, "MOV CR0", lambda one: one.tag.vpid == cpu.context.tag.vpid)
+        cpu.drop("MOV CR0", lambda one: one.vpid == cpu.context.tag.vpid)
 
 
 def mov_cr4(cpu: Cpu, value: int) -> None:
@@ -109,9 +106,9 @@ def mov_cr4(cpu: Cpu, value: int) -> None:
     cpu.refresh()
     cpu.tap(ControlWrite("CR4", value))
     if changed & CR4_PGE or cleared & CR4_PCIDE:
-        drop(cpu, "MOV CR4", lambda one: one.tag.vpid == vpid)
+        cpu.drop("MOV CR4", lambda one: one.vpid == vpid)
     elif changed & CR4_PAE or raised & CR4_SMEP:
-        drop(cpu, "MOV CR4", lambda one: one.tag.vpid == vpid and one.tag.pcid == pcid)
+        cpu.drop("MOV CR4", lambda one: (one.vpid, one.pcid) == (vpid, pcid))
 
 
 def _cr4_refusal(controls: Controls, value: int) -> str:
@@ -218,16 +215,14 @@ def invpcid(cpu: Cpu, kind: int, pcid: int = 0, gva: int = 0) -> None:
         return
     vpid = cpu.context.tag.vpid
 
-    def unwanted(one: TlbEntry) -> bool:
-        if one.tag.vpid != vpid:
+    def concerned(one: Tag) -> bool:
+        if one.vpid != vpid:
             return False
-        if kind == 0:
-            return one.tag.pcid == pcid and one.vpn == gva >> one.shift
-        if kind == 1:
-            return one.tag.pcid == pcid
-        return kind == 2 or one.tag.pcid != GLOBAL
+        if kind in (0, 1):
+            return one.pcid == pcid
+        return kind == 2 or one.pcid != GLOBAL
 
-    drop(cpu, "INVPCID", unwanted)
+    cpu.drop("INVPCID", concerned, gva if kind == 0 else None)
 
 
 def invvpid(cpu: Cpu, kind: int, vpid: int = 0, gva: int = 0) -> bool:
@@ -240,16 +235,12 @@ def invvpid(cpu: Cpu, kind: int, vpid: int = 0, gva: int = 0) -> bool:
     if kind == 0 and not is_canonical(gva, 48):
         return False
 
-    def unwanted(one: TlbEntry) -> bool:
+    def concerned(one: Tag) -> bool:
         if kind == 2:
-            return one.tag.vpid != 0
-        if one.tag.vpid != vpid:
-            return False
-        if kind == 0:
-            return one.vpn == gva >> one.shift
-        return kind == 1 or one.tag.pcid != GLOBAL
+            return one.vpid != 0
+        return one.vpid == vpid and (kind in (0, 1) or one.pcid != GLOBAL)
 
-    drop(cpu, "INVVPID", unwanted)
+    cpu.drop("INVVPID", concerned, gva if kind == 0 else None)
     return True
 
 
@@ -258,13 +249,10 @@ def invept(cpu: Cpu, kind: int, eptp: int = 0) -> bool:
     if kind not in (1, 2):
         return False
     root = eptp & 0x000F_FFFF_FFFF_F000
-    drop(cpu, "INVEPT", lambda one: one.tag.ept_root == root or (kind == 2 and one.tag.ept_root))
+    cpu.drop("INVEPT", lambda one: one.ept_root == root or (kind == 2 and one.ept_root))
+    if cpu.nested_tlb:
+        cpu.nested_tlb.drop(root if kind == 1 else None)
     return True
-
-
-def drop(cpu: Cpu, why: str, unwanted: Callable[[TlbEntry], object]) -> None:
-    """Drop every cached translation that is ``unwanted`` and record how many there were."""
-    cpu.tap(TlbFlush(why, cpu.tlb.drop(unwanted)))
 
 
 def _refuse(cpu: Cpu, why: str) -> None:

@@ -189,3 +189,19 @@ class PmlLogged:
 
     gpa: int
     index: int
+
+
+@dataclass(slots=True)
+class WalkCacheLookup:
+    """The paging-structure caches were asked: the deepest level they hold, 0 for none."""
+
+    gva: int
+    level: int
+
+
+@dataclass(slots=True)
+class NestedTlbLookup:
+    """The nested TLB was asked for a guest-physical address."""
+
+    gpa: int
+    hit: bool

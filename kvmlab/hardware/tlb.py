@@ -34,6 +34,8 @@ class Geometry:
     data: tuple[ArrayShape, ...]
     fetch: tuple[ArrayShape, ...]  # empty: fetches share the arrays of the data side
     second: tuple[ArrayShape, ...]
+    walk_caches: tuple[tuple[int, int], ...] = ()  # (level, entries); empty: none
+    nested: ArrayShape | None = None  # the nested TLB; None: there is none
 
     def __post_init__(self) -> None:
         """Refuse a shape whose sets are no power of two."""
@@ -47,13 +49,55 @@ class Geometry:
 
 FOUR_K, LARGE, HUGE = (12,), (21, 22), (30,)
 
+SMALL = (12, 21, 22)
+ALL_SIZES = (*SMALL, 30)
+
 UNIFIED = Geometry(
     "unified",
     data=(ArrayShape(64, 4, FOUR_K), ArrayShape(32, 4, LARGE), ArrayShape(4, 4, HUGE)),
     fetch=(),
-    second=(ArrayShape(1536, 12, (12, 21, 22)), ArrayShape(16, 4, HUGE)),
+    second=(ArrayShape(1536, 12, SMALL), ArrayShape(16, 4, HUGE)),
 )
 """Skylake's data side, shared by fetches: the default, and simple enough to follow by hand."""
+
+_TEACHING_CACHES = ((2, 32), (3, 4), (4, 4), (5, 2))
+_TEACHING_NESTED = ArrayShape(16, 16, ALL_SIZES)
+"""Sizes of these are published by nobody: small fully associative ones, to reason about."""
+
+SKYLAKE = Geometry(
+    "Skylake",
+    data=(ArrayShape(64, 4, FOUR_K), ArrayShape(32, 4, LARGE), ArrayShape(4, 4, HUGE)),
+    fetch=(ArrayShape(128, 8, FOUR_K), ArrayShape(8, 8, LARGE)),
+    second=(ArrayShape(1536, 12, SMALL), ArrayShape(16, 4, HUGE)),
+    walk_caches=_TEACHING_CACHES,
+    nested=_TEACHING_NESTED,
+)
+"""Intel Skylake (Intel 64 Optimization Reference Manual, cache and TLB parameters)."""
+
+ZEN4 = Geometry(
+    "Zen 4",
+    data=(ArrayShape(72, 72, ALL_SIZES),),
+    fetch=(ArrayShape(64, 64, ALL_SIZES),),
+    second=(ArrayShape(3072, 24, SMALL),),
+    walk_caches=_TEACHING_CACHES,
+    nested=_TEACHING_NESTED,
+)
+"""AMD Zen 4: 72 and 3072 entries as CPUID tells; 24 ways of the second level are a choice.
+
+Both sides share one second level here; silicon has another 512 entries for fetches.
+"""
+
+TINY = Geometry(
+    "tiny",
+    data=(ArrayShape(4, 2, ALL_SIZES),),
+    fetch=(),
+    second=(ArrayShape(8, 4, ALL_SIZES),),
+    walk_caches=((2, 2), (3, 1)),
+    nested=ArrayShape(4, 4, ALL_SIZES),
+)
+"""Small enough to fill on a blackboard."""
+
+GEOMETRIES = (UNIFIED, SKYLAKE, ZEN4, TINY)
 
 
 class Tag(NamedTuple):
@@ -80,7 +124,7 @@ class TlbEntry:
     tag: Tag
 
 
-class _Array:
+class Array:
     """The sets of one array: each a dict in order of use, least recent first."""
 
     __slots__ = ("mask", "sets", "shape")
@@ -91,6 +135,7 @@ class _Array:
         self.sets: list[dict[tuple[int, int, Tag], TlbEntry]] = [{} for _ in range(shape.sets)]
 
     def find(self, gva: int, tags: tuple[Tag, ...]) -> TlbEntry | None:
+        """The translation of ``gva`` under one of ``tags``, made the most recent of its set."""
         for shift in self.shape.shifts:
             vpn = gva >> shift
             ways = self.sets[vpn & self.mask]
@@ -104,6 +149,7 @@ class _Array:
         return None
 
     def remove(self, gva: int, tags: tuple[Tag, ...]) -> int:
+        """Drop the translations of ``gva`` under ``tags``; returns how many were held."""
         count = 0
         for shift in self.shape.shifts:
             vpn = gva >> shift
@@ -112,6 +158,7 @@ class _Array:
         return count
 
     def insert(self, entry: TlbEntry) -> None:
+        """Cache ``entry`` as the most recent of its set; the least recent makes room."""
         ways = self.sets[entry.vpn & self.mask]
         key = (entry.vpn, entry.shift, entry.tag)
         ways.pop(key, None)
@@ -120,6 +167,7 @@ class _Array:
         ways[key] = entry
 
     def drop(self, unwanted: Callable[[TlbEntry], object]) -> int:
+        """Drop what is ``unwanted``; returns how many entries that were."""
         count = 0
         for ways in self.sets:
             for key in [key for key, entry in ways.items() if unwanted(entry)]:
@@ -133,9 +181,10 @@ class Tlb:
 
     def __init__(self, geometry: Geometry = UNIFIED) -> None:
         self.geometry = geometry
-        self._data = [_Array(shape) for shape in geometry.data]
-        self._fetch = [_Array(shape) for shape in geometry.fetch] or self._data
-        self._second = [_Array(shape) for shape in geometry.second]
+        self._data = [Array(shape) for shape in geometry.data]
+        self._fetch = [Array(shape) for shape in geometry.fetch] or self._data
+        self._second = [Array(shape) for shape in geometry.second]
+        self._tags: dict[Tag, None] = {}  # every tag that was ever filled
 
     def lookup(
         self, gva: int, tags: tuple[Tag, ...], *, fetch: bool
@@ -156,11 +205,17 @@ class Tlb:
 
     def fill(self, entry: TlbEntry, *, fetch: bool) -> None:
         """Cache ``entry`` in both levels, where an array holds its page size."""
+        self._tags[entry.tag] = None
         self._put(self._fetch if fetch else self._data, entry)
         self._put(self._second, entry)
 
-    def drop_page(self, gva: int, tags: tuple[Tag, ...]) -> int:
-        """Drop the translation of the page that holds ``gva`` under any of ``tags``."""
+    def drop_page(self, gva: int, tag: Tag) -> int:
+        """Drop the translations of the page of ``gva``: of this VPID and PCID, and global ones.
+
+        An EPT root does not matter: a guest's INVLPG concerns all of them.
+        """
+        pcids = (tag.pcid, GLOBAL)
+        tags = tuple(one for one in self._tags if one.vpid == tag.vpid and one.pcid in pcids)
         return sum(one.remove(gva, tags) for one in self._arrays())
 
     def drop(self, unwanted: Callable[[TlbEntry], object] = lambda _entry: True) -> int:
@@ -175,13 +230,13 @@ class Tlb:
                 found.update(ways)
         return list(found.values())
 
-    def _arrays(self) -> list[_Array]:
+    def _arrays(self) -> list[Array]:
         """Each array once: fetches may share those of the data side."""
         shared = self._fetch is self._data
         return [*self._data, *([] if shared else self._fetch), *self._second]
 
     @staticmethod
-    def _put(arrays: list[_Array], entry: TlbEntry) -> None:
+    def _put(arrays: list[Array], entry: TlbEntry) -> None:
         for array in arrays:
             if entry.shift in array.shape.shifts:
                 array.insert(entry)

@@ -11,6 +11,7 @@ or by `nested`; A and D bits are set after that, by `mark`: three functions of o
 """
 
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 
 from kvmlab.hardware.formats import ALL_RIGHTS, XD, Row, Tables
 from kvmlab.hardware.ram import Ram
@@ -21,27 +22,49 @@ from kvmlab.hardware.records import (
     AccessedDirty,
     Fault,
     Mapped,
+    NestedTlbLookup,
     PmlLogged,
     Step,
     Verdict,
     Visit,
+    WalkCacheLookup,
 )
 
-Record = Step | AccessedDirty | PmlLogged
+
+@dataclass(slots=True)
+class Start:
+    """A walk begins below an upper entry that a paging-structure cache holds."""
+
+    level: int  # of the cached entry
+    base: int
+    rights: int
+
+
+Record = Step | AccessedDirty | PmlLogged | WalkCacheLookup | NestedTlbLookup
 Walk = Generator[Record, None, Mapped | Fault]
 Locate = Callable[[int], Walk]
 
 
-def walk(tables: Tables, root: int, address: int, ram: Ram, locate: Locate | None = None) -> Walk:
+def walk(
+    tables: Tables,
+    root: int,
+    address: int,
+    ram: Ram,
+    locate: Locate | None = None,
+    start: Start | None = None,
+) -> Walk:
     """Translate ``address`` through the tree at ``root``; rights are reported, not judged.
 
     Absent wins over reserved in an entry, and both win over anything below it or about rights
     (SDM, "Page-Fault Exceptions"; "EPT Misconfigurations").
     """
-    fmt, base, rights = tables.format, root, ALL_RIGHTS
+    fmt, base, rights, rows = tables.format, root, ALL_RIGHTS, tables.rows
+    if start is not None:
+        base, rights = start.base, start.rights
+        rows = tuple(row for row in rows if row.level < start.level)
     load = ram.load if fmt.entry_bytes == 8 else ram.load4
     path: list[Visit] = []
-    for row in tables.rows:
+    for row in rows:
         index = address >> row.shift & row.index_mask
         slot = hpa = base + index * fmt.entry_bytes
         reach = ALL_RIGHTS

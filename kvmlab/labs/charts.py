@@ -32,7 +32,7 @@ ROW, AROUND = 32, 72
 """Pixels: the height of one bar with its gap, and of what is above and below all bars."""
 
 TICKS = 5
-LETTER = 6.6  # pixels: a wide estimate for the 12 px labels at the left
+LETTER = 7  # pixels: a wide estimate for the 12 px labels at the left
 
 
 class Bars(widgets.VBox):

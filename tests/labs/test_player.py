@@ -1,0 +1,103 @@
+"""The player's half in Python: what it sends, what it takes back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import kvmlab.labs.player
+from kvmlab.figures.scene import Ask, Scene, SceneStep
+from kvmlab.labs.player import LABELS, Player
+
+FOLDER = Path(kvmlab.labs.player.__file__).parent
+
+
+def scene(steps: int = 3) -> Scene:
+    told = [SceneStep(f"step {n}", lit={f"a.{n}": "now"}) for n in range(steps)]
+    return Scene("A title", "<svg/>", "A caption", ["column"], told)
+
+
+def test_a_scene_is_shown_from_its_first_step():
+    player = Player(scene())
+
+    assert (player.step, player.steps, player.sentence) == (0, 3, "step 0")
+    assert player.scene == scene().to_json()
+
+
+def test_a_new_scene_forgets_what_was_done_with_the_old_one():
+    player = Player(scene())
+    player.step, player.chosen, player.answer = 2, "a.1", {"step": 2, "choice": 0, "right": True}
+    player.show(scene(5))
+
+    assert (player.step, player.chosen, player.answer) == (0, "", {})
+
+
+def test_a_scene_can_be_shown_from_a_later_step():
+    player = Player()
+    player.show(scene(), step=2)
+
+    assert (player.step, player.sentence) == (2, "step 2")
+
+
+@pytest.mark.parametrize("asked, shown", [(-1, 0), (1, 1), (99, 2)])
+def test_the_step_stays_within_the_scene(asked, shown):
+    player = Player(scene())
+    player.step = asked
+
+    assert player.step == shown
+
+
+def test_without_a_scene_there_is_nothing_to_step():
+    player = Player()
+    player.step = 4
+
+    assert (player.step, player.steps, player.sentence) == (0, 0, "")
+    assert repr(player) == "Player('', step 0 of 0)"
+
+
+def test_its_text_is_the_same_each_time():
+    assert repr(Player(scene())) == repr(Player(scene())) == "Player('A title', step 1 of 3)"
+
+
+def test_a_question_travels_with_its_step():
+    step = SceneStep("told", ask=Ask("which?", ["this", "that"], 1, ["no", "yes"]))
+    player = Player(Scene("t", "<svg/>", "c", [], [step]))
+
+    assert player.scene["steps"][0]["ask"]["answer"] == 1
+
+
+def test_every_word_on_the_controls_comes_from_the_catalogue():
+    labels = Player().labels
+    module = (FOLDER / "player.js").read_text(encoding="utf-8")
+
+    assert set(labels) == set(LABELS)
+    assert labels["count"] == "Step {number} of {total}"
+    assert all(f'"{name}"' in module or f"{name}:" in module for name in labels)
+
+
+def test_what_goes_to_the_browser_is_json():
+    json.dumps(Player(scene()).get_state(["scene", "step", "chosen", "answer", "labels"]))
+
+
+def test_module_and_style_sheet_load_nothing():
+    """The same files must work in a page that may load nothing at all."""
+    module = (FOLDER / "player.js").read_text(encoding="utf-8")
+    style = (FOLDER / "player.css").read_text(encoding="utf-8")
+
+    for word in ("import ", "import(", "fetch(", "innerHTML", "eval(", ".style", "setInterval(\""):
+        assert word not in module, word
+    for word in ("url(", "@import", "box-shadow", "gradient"):
+        assert word not in style, word
+    assert module.count("http") == 1  # the name of SVG's namespace
+
+
+def test_every_rule_of_the_style_sheet_is_for_our_own_elements():
+    """A widget's style sheet is put into the whole page."""
+    style = (FOLDER / "player.css").read_text(encoding="utf-8")
+    selectors = [
+        line.strip()
+        for line in style.splitlines()
+        if line.rstrip().endswith(("{", ",")) and not line.lstrip().startswith(("@", "/", "--"))
+    ]
+
+    assert [one for one in selectors if ".kvmlab-" not in one and ":" not in one] == []
