@@ -1,6 +1,7 @@
 """The composition root: one host and its VM, wired.  The only file that knows every party."""
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from kvmlab.base.addresses import parse_address, parse_size, size_text
 from kvmlab.base.errors import BadChoice, BadSize
@@ -8,6 +9,7 @@ from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.kernel import Kernel
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.formats import ALL_RIGHTS, Format, compile_tables, format_named
+from kvmlab.hardware.instructions import load_pdptes
 from kvmlab.hardware.ram import PAGE_SIZE, Ram
 from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.tlb import UNIFIED, Geometry
@@ -23,6 +25,7 @@ from kvmlab.qemu.machine import Qemu, memory_map
 
 MMUS = ("native", "shadow", "ept")
 _HOST_SHIFTS = (12, 21, 30)
+_LOW_MEMORY = 896 << 20  # what a 32-bit Linux maps directly
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,9 @@ class Chain:
 class Machine:
     """A host, a VM and the guest's kernel, booted; or (``native``) that kernel on the metal.
 
-    Sizes are bytes or texts such as ``64M``.  ``guest_levels`` 4 or 5 and ``host_levels`` (of
-    EPT) 4 or 5; ``host_page`` backs the guest's memory, ``guest_page`` is what `demo` maps.
+    Sizes are bytes or texts such as ``64M``.  ``guest_levels`` is 2 (32-bit), 3 (PAE), 4 or 5,
+    ``host_levels`` (of EPT) 4 or 5; ``host_page`` backs the guest's memory, ``guest_page`` is
+    the page size that those who use the machine are to map.
     Raises `BadChoice` and `BadSize`.
     """
 
@@ -59,7 +63,7 @@ class Machine:
         if mmu not in MMUS:
             raise BadChoice(f"there is no design {mmu!r}; choose one of {', '.join(MMUS)}")
         guest_size, host_size = parse_size(guest_memory), parse_size(host_memory)
-        fmt = _guest_format(guest_levels)
+        fmt = _guest_format(guest_levels, mmu)
         host_shift = _host_shift(host_page)
         _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
         self.mmu, self.tap = mmu, tap
@@ -74,6 +78,8 @@ class Machine:
             self.cpu.start(boot_controls(fmt))
         else:
             self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels))
+        if fmt.mode == "PAE":
+            load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
         self.guest = Kernel(self.cpu, memory_map(guest_size), tap)
         self.guest.page_shift(self.guest_page)
 
@@ -142,10 +148,13 @@ class Machine:
         }
 
 
-def _guest_format(levels: int) -> Format:
-    if levels not in (4, 5):
-        raise BadChoice(f"{levels} guest levels are not on offer; choose 4 or 5")
-    return format_named(f"{levels}-level")
+def _guest_format(levels: int, mmu: str) -> Format:
+    names = MappingProxyType({2: "32-bit", 3: "PAE", 4: "4-level", 5: "5-level"})
+    if levels not in names:
+        raise BadChoice(f"{levels} guest levels are not on offer; choose 2, 3, 4 or 5")
+    if mmu == "shadow" and levels < 4:
+        raise BadChoice(f"the shadow MMU shadows guests of 4 or 5 levels, not of {levels}")
+    return format_named(names[levels])
 
 
 def _ept_levels(levels: int) -> int:
@@ -166,6 +175,11 @@ def _check_sizes(guest: int, host: int, fmt: Format, host_shift: int, *, native:
     grain = max(1 << fmt.page_shifts[1], 1 << host_shift if not native else 0)
     if guest % grain:
         raise BadSize(f"guest memory {size_text(guest)} is no multiple of {size_text(grain)}")
+    if not fmt.long_mode and guest > _LOW_MEMORY:
+        raise BadSize(
+            f"a {fmt.name} guest maps its memory above 0xc0000000: {size_text(guest)} is more "
+            f"than the {size_text(_LOW_MEMORY)} that fit there"
+        )
     if host % PAGE_SIZE:
         raise BadSize(f"host memory {size_text(host)} is no multiple of 4K")
     if not native and guest >= host:

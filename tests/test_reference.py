@@ -16,6 +16,8 @@ import pytest
 
 from tests import reference, tables
 from tests.reference import number
+from tests.reference_entries import ACCESSED
+from tests.tables_regular import AccessTest, regular_case
 
 DATA = Path(__file__).parent / "data"
 VECTORS = json.loads((DATA / "vectors-mmu.json").read_text(encoding="utf-8"))["vectors"]
@@ -55,8 +57,8 @@ def shortfalls(vector) -> list[str]:
     return found
 
 
-EXPECTED = set("result gpa hpa page_size ept_page refs error_code cr2 when".split())
-EXPECTED |= set("exit_reason qualification gla pml".split())
+EXPECTED = {"result", "gpa", "hpa", "page_size", "ept_page", "refs", "error_code", "cr2", "when"}
+EXPECTED |= {"exit_reason", "qualification", "gla", "pml"}
 
 
 @pytest.mark.parametrize("vector", vectors("walk", "ept"))
@@ -94,7 +96,7 @@ def test_costs_come_out_of_walks(vector):
 
 
 def walk_regular(mode, page, ept=None, **switches):
-    case = tables.regular_case(mode, page, ept)
+    case = regular_case(mode, page, ept)
     outcome = reference.translate(*reference.from_case(case), **switches)
     assert outcome.result == "ok"
     return outcome
@@ -115,9 +117,9 @@ def table_of_costs():
 
 @pytest.mark.parametrize("row", table_of_costs())
 def test_table_of_costs_comes_out_of_walks(row):
-    name, _, registers = row["guest"].partition(" PDPTE registers")
+    name, registers, _ = row["guest"].partition(" PDPTE registers")
     host = (int(row["host"][0]), row["host_page"]) if row["mode"] == "nested" else None
-    in_memory = name == "PAE(3)" and not row["guest"].removeprefix(name)
+    in_memory = not registers  # of PAE; the other modes have none
 
     outcome = walk_regular(MODES[name], row["guest_page"], host, pdptes_in_memory=in_memory)
 
@@ -128,10 +130,10 @@ def test_table_of_costs_comes_out_of_walks(row):
 
 
 def test_faulting_walk_changes_nothing_unless_asked_to():
-    case = tables.regular_case("4level", "4K")
+    case = regular_case("4level", "4K")
     case["mem"][-1]["value"] = "0x0"  # the PTE
     for word in case["mem"][:-1]:
-        word["value"] = hex(number(word["value"]) & ~reference.ACCESSED)
+        word["value"] = hex(number(word["value"]) & ~ACCESSED)
 
     untouched = reference.translate(*reference.from_case(case))
     touched = reference.translate(*reference.from_case(case), accessed=reference.DESCENDING)
@@ -142,7 +144,7 @@ def test_faulting_walk_changes_nothing_unless_asked_to():
 
 
 def test_full_page_modification_log_stops_the_access_first():
-    case = tables.regular_case("4level", "4K", (4, "4K"))
+    case = regular_case("4level", "4K", (4, "4K"))
     case["ept"] |= {"eptp": hex(number(case["ept"]["eptp"]) | 0x40), "pml_index": 1}
 
     outcome = reference.translate(*reference.from_case(case))
@@ -167,7 +169,7 @@ def test_random_ept_tables_reach_every_outcome(mode):
 
 @pytest.mark.parametrize("mode", ["32bit", "pae", "4level", "5level"])
 def test_access_test_numbers_each_combination_once(mode):
-    combinations = tables.AccessTest(mode)
+    combinations = AccessTest(mode)
     rng = random.Random(1)
     numbers = [rng.randrange(len(combinations)) for _ in range(200)]
     cases = [combinations[n] for n in dict.fromkeys(numbers)]
@@ -185,7 +187,8 @@ def test_access_test_numbers_each_combination_once(mode):
 
 @pytest.fixture(scope="module")
 def oracle():
-    pytest.importorskip("unicorn", reason="unicorn is not installed (it is in the extra `test`)")
+    reason = "unicorn cannot be imported (it is in the extra `test`)"
+    pytest.importorskip("unicorn", reason=reason, exc_type=ImportError)
     from tests.oracle_unicorn import Oracle
 
     return Oracle()
@@ -275,7 +278,7 @@ def test_reference_agrees_with_unicorn_on_random_nested_tables(oracle, capsys):
 
 @pytest.mark.parametrize("mode", ["32bit", "pae", "4level", "5level"])
 def test_reference_agrees_with_unicorn_on_combinations_of_bits(oracle, capsys, mode):
-    rng, combinations = random.Random(SEED), tables.AccessTest(mode)
+    rng, combinations = random.Random(SEED), AccessTest(mode)
     cases = (combinations[rng.randrange(len(combinations))] for _ in range(CASES))
     known = (c for c in cases if "implicit" not in c["access"] and not c["ctrl"].get("cr4_pks"))
     check(oracle, known, capsys, f"Unicorn, combinations in {mode}")
@@ -295,7 +298,7 @@ def test_oracle_gives_what_vectors_say_it_gave(oracle, vector):
 
 def test_oracle_reads_24_entries_in_order(oracle):
     """Four guest entries, each found by a four-step nested walk, then one for the data."""
-    case = tables.regular_case("4level", "4K", (4, "4K"))
+    case = regular_case("4level", "4K", (4, "4K"))
     root = hex(number(case.pop("ept")["eptp"]) & ~0xFFF)
     host = {"mode": "4level", "cr3": root, "efer_nxe": 1, "maxphyaddr": 40}
     for word in case["mem"]:  # the EPT entries as nested ones: bit 2 is X there and U here
@@ -312,7 +315,7 @@ def test_oracle_reads_24_entries_in_order(oracle):
 
 def test_oracle_survives_many_faults_and_mode_changes(oracle):
     """A fault leaves nothing behind that the next access, in any mode, could see."""
-    cases = [tables.regular_case(mode, "4K") for mode in ("32bit", "pae", "4level", "5level")]
+    cases = [regular_case(mode, "4K") for mode in ("32bit", "pae", "4level", "5level")]
     for case in cases * 5:
         absent = json.loads(json.dumps(case))
         absent["mem"][-1]["value"] = "0x0"

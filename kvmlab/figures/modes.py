@@ -154,7 +154,8 @@ def sentence(rows: Sequence[Row]) -> str:
     exits = [row.total.all_exits for row in rows]
     if len(rows) == 1:
         values = {"references": number(references[0]), "exits": number(exits[0])}
-        return _capital(say("modes.sentence.one", design=names[0], **values))
+        line = say("modes.sentence.one", design=names[0], **values)
+        return line[:1].upper() + line[1:]
     ranked = {
         "worst": _worst(names, references),
         "references": _ranking(names, references),
@@ -162,7 +163,7 @@ def sentence(rows: Sequence[Row]) -> str:
         "exits": _ranking(names, exits),
     }
     same = ranked["worst"] == ranked["worst_exits"]
-    return _capital(say("modes.sentence.both" if same else "modes.sentence", **ranked))
+    return say("modes.sentence.both" if same else "modes.sentence", **ranked)
 
 
 def _worst(names: Sequence[str], values: Sequence[int]) -> str:
@@ -177,7 +178,3 @@ def _ranking(names: Sequence[str], values: Sequence[int]) -> str:
     return ", ".join(
         say("modes.sentence.place", design=name, value=number(value)) for name, value in ranked
     )
-
-
-def _capital(line: str) -> str:
-    return line[:1].upper() + line[1:]

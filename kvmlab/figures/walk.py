@@ -5,65 +5,26 @@ and D, the TLB's fill and the data access, which are no references and are shown
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from kvmlab.base.errors import BadChoice
 from kvmlab.figures import chain as chain_drawing
 from kvmlab.figures import lattice
 from kvmlab.figures.addresses import bar, bar_texts, hex_text, index_text
 from kvmlab.figures.entry import entry_table, set_flags
-from kvmlab.figures.fold import DATA_ROW, Reference, Walk, first_attempt
+from kvmlab.figures.fold import DATA_ROW, Reference, Walk
 from kvmlab.figures.scene import Role, Scene, SceneStep
+from kvmlab.figures.setting import Setting, design_name, read_walk
 from kvmlab.figures.svg import drawing, element
 from kvmlab.figures.touch import COLUMNS, Before, event_row, touch_costs, touch_steps
 from kvmlab.hardware.fields import LEVEL_NAMES
-from kvmlab.hardware.formats import format_named
 from kvmlab.hardware.records import GeneralProtection, PageFault, Verdict, VmExit
-from kvmlab.machine import Chain, Machine
 from kvmlab.text import count, say
+
+__all__ = ["Setting", "design_name", "end_sentence", "read_walk", "summary", "walk_scene"]
 
 WIDTH = 720
 BARS = 88
 GPA_BAR_LEFT = 376
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What was walked: the design, the kinds of tables, and where the address leads."""
-
-    mmu: str  # "native", "shadow" or "ept"
-    formats: Mapping[str, str]  # name of the format of each table that is walked
-    chain: Chain
-
-    @classmethod
-    def of(cls, machine: Machine, gva: int) -> "Setting":
-        """What ``machine`` walks now, and where ``gva`` of its current process leads."""
-        context = machine.cpu.context
-        walked = [context.tables, context.ept.tables if context.ept else None]
-        formats = [tables.format for tables in walked if tables]
-        names = {one.table: one.name for one in formats}
-        return cls(machine.mmu, names, machine.chain(gva))
-
-    @property
-    def main(self) -> str:
-        """The table that the walk of the GVA goes through."""
-        return "shadow" if self.mmu == "shadow" else "guest"
-
-    @property
-    def grid(self) -> lattice.Grid:
-        """The shape of the lattice."""
-        ept = self.formats.get("ept")
-        top = format_named(self.formats[self.main]).levels
-        return lattice.Grid(top, format_named(ept).levels if ept else 0)
-
-
-def read_walk(records: Iterable[object], setting: Setting) -> Walk:
-    """The first attempt in ``records``, sorted; raises `BadChoice` for an unknown design."""
-    if setting.mmu not in ("native", "shadow", "ept"):
-        message = f"there is no picture for {setting.mmu!r}; there are native, shadow and ept"
-        raise BadChoice(message)
-    return first_attempt(records, setting.grid.top)
 
 
 def walk_scene(records: Iterable[object], setting: Setting, before: Before | None = None) -> Scene:
@@ -79,11 +40,6 @@ def walk_scene(records: Iterable[object], setting: Setting, before: Before | Non
         columns=[say(f"walk.table.column.{name}") for name in COLUMNS],
         steps=steps,
     )
-
-
-def design_name(setting: Setting) -> str:
-    """The design with the tables it walks: ``ept: 4-level, EPT-4``."""
-    return f"{setting.mmu}: {', '.join(setting.formats.values())}"
 
 
 def summary(walk: Walk, setting: Setting, before: Before | None) -> str:

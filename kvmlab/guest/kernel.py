@@ -104,8 +104,19 @@ class Kernel:
         process = Process(name, self._alloc_table(), self)
         for offset, entry in self._kernel_entries:
             self.tables.write(process.root + offset, entry)
+        if self.tables.format.mode == "PAE":
+            self._preallocate(process)
         self.processes.append(process)
         return process
+
+    def _preallocate(self, process: Process) -> None:
+        """Give a PAE process all its page directories at once, as Linux does.
+
+        The processor reads the four PDPTEs only when CR3 is loaded.
+        """
+        levels = self.tables.format.levels
+        for gva in range(0, self.user_end, 1 << self.tables.shift_of(levels)):
+            self.tables.add_table(self.tables.slot(process.root, gva, levels), levels)
 
     def switch(self, process: Process) -> None:
         """Run ``process``: load its root into CR3."""

@@ -77,8 +77,7 @@ class PageTables:
             slot = self.slot(table, gva, level)
             entry = self.read(slot)
             if not entry & PRESENT:
-                entry = self._new_table(level - 1) | self._table_flags(level) | flags & USER
-                self.write(slot, entry)
+                entry = self.add_table(slot, level, flags & USER)
             elif entry & LARGE:
                 raise Overlap(f"{gva:#x} lies in a large page that is already mapped")
             table = entry & _FRAME
@@ -122,12 +121,11 @@ class PageTables:
         """How many entries a table at ``level`` has."""
         return 1 << self.format.index_bits[self.format.levels - level]
 
-    def _new_table(self, level: int) -> int:
+    def add_table(self, slot: int, level: int, user: int = USER) -> int:
+        """Make ``slot``, an entry at ``level``, point to a new empty table; returns the entry."""
         gpa = self._alloc()
-        self._tap(TableMade(level, gpa))
-        return gpa
-
-    def _table_flags(self, level: int) -> int:
-        if self.format.mode == "PAE" and level == self.format.levels:
-            return PRESENT  # a PDPTE has no rights and no A bit
-        return _TABLE
+        self._tap(TableMade(level - 1, gpa))
+        pointer = self.format.mode == "PAE" and level == self.format.levels
+        entry = gpa | (PRESENT if pointer else _TABLE | user)  # a PDPTE has no rights, no A
+        self.write(slot, entry)
+        return entry

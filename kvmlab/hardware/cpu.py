@@ -193,7 +193,7 @@ class Cpu:
             fine = permissions.allowed(controls, mapped.rights, kind, user=user, implicit=implicit)
             if key or not fine:
                 return self._page_fault(gva, kind, user=user, present=True, key=key)
-            refused = yield from self._mark_guest(mapped, write=kind is Kind.WRITE)
+            refused = yield from mark(tables, mapped.path, self.ram, write=kind is Kind.WRITE)
             if refused:
                 return self._stopped(refused, gva, kind, user=user)
             if self.walk_caches:
@@ -249,18 +249,6 @@ class Cpu:
             dirty = ept.tables.format.dirty if ept.accessed_dirty else 0
             cached.fill(gpa, found, ept.root, dirty)
         return found
-
-    def _mark_guest(self, mapped: Mapped, *, write: bool) -> Generator[Record, None, Fault | None]:
-        """Set the guest's A and D bits; a table page that EPT lets nobody write refuses."""
-        tables = self.context.tables
-        assert tables is not None  # noqa: S101  the caller walked it
-        fmt = tables.format
-        for visit in mapped.path:
-            bits = fmt.accessed | (fmt.dirty if write and visit is mapped.path[-1] else 0)
-            if bits & ~visit.entry and not visit.reach & WRITE:
-                return Fault("ept", 1, "rights", visit.address, visit.reach, READ | WRITE)
-        yield from mark(tables, mapped.path, self.ram, write=write)
-        return None
 
     def _ept_wants(self, kind: Kind, mapped: Mapped | None) -> int:
         """The EPT right the final access needs; mode-based execute tells user pages apart."""
@@ -333,7 +321,7 @@ class Cpu:
         if fault.why == "pml full":
             return VmExit(ExitReason.PML_FULL, 0, gva, fault.address)
         code = qualification(fault, final=final, mode_based=self.context.mode_based)
-        if final and self.processor.advanced_exit_information:
+        if final and (self.processor.advanced_exit_information or self.context.mode_based):
             code |= advanced_bits(mapped) if mapped else USER << 6 | WRITE << 9
         return VmExit(ExitReason.EPT_VIOLATION, code, gva, fault.address)
 

@@ -36,6 +36,11 @@ class Format:
         return len(self.index_bits)
 
     @property
+    def long_mode(self) -> bool:
+        """Whether this is IA-32e paging: 64-bit linear addresses."""
+        return self.mode in ("4-level", "5-level")
+
+    @property
     def page_shifts(self) -> tuple[int, ...]:
         """The page sizes this kind of table can map, as shifts, smallest first."""
         if self.mode == "32-bit":
@@ -115,7 +120,7 @@ def compile_tables(fmt: Format, cpu: Processor, switches: Switches | None = None
         bad_rights=_illegal_rights(cpu, switches) if ept else 0,
         bad_types=1 << 2 | 1 << 3 | 1 << 7 if ept else 0,
         no_rights_level=3 if fmt.mode == "PAE" else 0,
-        eager=cpu.accessed_while_walking,
+        eager=cpu.accessed_while_walking and not ept,
     )
 
 

@@ -81,10 +81,10 @@ def walk(
         path.append(Visit(row.level, slot, hpa, entry, reach))
         if row.level != tables.no_rights_level:
             rights &= entry_rights(tables, entry)
-        if tables.eager:
-            yield from mark(tables, path[-1:], ram, write=False)
         if verdict is Verdict.LEAF:
             break
+        if tables.eager and (refused := (yield from mark(tables, path[-1:], ram, write=False))):
+            return refused
         base = entry & row.table_address
     inside = (1 << row.shift) - 1
     page = entry & row.page_address | (entry & row.page_high) << 19
@@ -121,8 +121,12 @@ def entry_rights(tables: Tables, entry: int) -> int:
 
 def mark(
     tables: Tables, path: Iterable[Visit], ram: Ram, *, write: bool
-) -> Generator[AccessedDirty, None, None]:
-    """Set A in every entry of ``path`` and, for a write, D in the last one (the leaf)."""
+) -> Generator[AccessedDirty, None, Fault | None]:
+    """Set A in every entry of ``path`` and, for a write, D in the last one (the leaf).
+
+    From the top down, until an entry lies in a page that EPT lets nobody write: that is an EPT
+    violation, which is returned.
+    """
     fmt = tables.format
     wide = fmt.entry_bytes == 8
     visits = list(path)
@@ -133,7 +137,10 @@ def mark(
         if write and visit is visits[-1]:
             bits |= fmt.dirty
         if bits & ~visit.entry:
+            if not visit.reach & WRITE:
+                return Fault("ept", 1, "rights", visit.address, visit.reach, READ | WRITE)
             old = ram.load(visit.hpa) if wide else ram.load4(visit.hpa)
             visit.entry = old | bits  # a locked read-modify-write
             (ram.store if wide else ram.store4)(visit.hpa, visit.entry)
             yield AccessedDirty(fmt.table, visit.level, visit.hpa, old, visit.entry)
+    return None

@@ -28,8 +28,7 @@ def boot_controls(fmt: Format) -> Controls:
     cr4 = {"32-bit": CR4_PSE, "PAE": CR4_PAE, "4-level": CR4_PAE, "5-level": CR4_PAE | CR4_LA57}
     if fmt.mode not in cr4:
         raise BadChoice(f"a guest cannot use {fmt.name} tables")
-    long = fmt.mode in ("4-level", "5-level")
-    efer = EFER_LME | EFER_LMA if long else 0
+    efer = EFER_LME | EFER_LMA if fmt.long_mode else 0
     return Controls(cr0=CR0_PE | CR0_PG, cr3=_FIRST_TABLE, cr4=cr4[fmt.mode], efer=efer)
 
 

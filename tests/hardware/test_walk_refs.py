@@ -146,6 +146,17 @@ def test_levels_of_guest_and_ept_multiply(guest, host, references):
     assert sum(cold_walk("ept", guest_levels=guest, host_levels=host).values()) == references
 
 
+@pytest.mark.parametrize(
+    "levels, page, native, nested",
+    [(2, "4K", 2, 14), (2, "4M", 1, 9), (3, "4K", 2, 14), (3, "2M", 1, 9)],
+)
+def test_32_bit_guests_boot_and_read_fewer_entries(levels, page, native, nested):
+    """PAE as on Intel: its PDPTEs are registers and cost no reference."""
+    options = {"guest_levels": levels, "guest_page": page, "gva": 0x1234_5678}
+    assert sum(cold_walk("native", **options).values()) == native
+    assert sum(cold_walk("ept", **options).values()) == nested
+
+
 def test_large_guest_pages_on_small_host_pages_read_19():
     assert cold_walk("ept", guest_page="2M", host_page="4K") == {"guest": 3, "ept": 16}
     assert cold_walk("ept", guest_page="4K", host_page="2M") == {"guest": 4, "ept": 15}
@@ -155,16 +166,16 @@ def test_a_large_guest_page_on_small_host_pages_is_shadowed_in_small_ones():
     assert cold_walk("shadow", guest_page="2M", host_page="4K") == {"shadow": 4}
 
 
-def cold_walk(mmu, guest_page="4K", **options):
+def cold_walk(mmu, guest_page="4K", gva=0x7F12_3456_7123, **options):
     records = []
     machine = Machine(mmu, tap=records.append, guest_page=guest_page, **options)
     process = machine.guest.spawn("demo")
     machine.guest.switch(process)
-    process.mmap(0x7F12_3440_0000, "2M", page=guest_page)
-    machine.guest.touch(0x7F12_3456_7123, Kind.READ)
+    process.mmap(gva & ~0x3F_FFFF, "4M", page=guest_page)
+    machine.guest.touch(gva, Kind.READ)
     machine.cpu.flush_tlb()
     records.clear()
-    machine.guest.touch(0x7F12_3456_7123, Kind.READ)
+    machine.guest.touch(gva, Kind.READ)
     counts = {}
     for record in records:
         if isinstance(record, Step):

@@ -1,6 +1,7 @@
 """The player's half in Python: what it sends, what it takes back."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_module_and_style_sheet_load_nothing():
     module = (FOLDER / "player.js").read_text(encoding="utf-8")
     style = (FOLDER / "player.css").read_text(encoding="utf-8")
 
-    for word in ("import ", "import(", "fetch(", "innerHTML", "eval(", ".style", "setInterval(\""):
+    for word in ("import ", "import(", "fetch(", "innerHTML", "eval(", ".style", 'setInterval("'):
         assert word not in module, word
     for word in ("url(", "@import", "box-shadow", "gradient"):
         assert word not in style, word
@@ -101,3 +102,38 @@ def test_every_rule_of_the_style_sheet_is_for_our_own_elements():
     ]
 
     assert [one for one in selectors if ".kvmlab-" not in one and ":" not in one] == []
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of ``#rrggbb`` (WCAG 2)."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def palettes() -> list[dict[str, str]]:
+    """The colours of the light theme, and those of the dark one."""
+    style = (FOLDER / "player.css").read_text(encoding="utf-8")
+    light, dark, system = [
+        dict(re.findall(r"--kvm-([\w-]+): (?:var\([\w-]+, )?(#[0-9a-f]{6})", block))
+        for block in re.findall(r"\{([^{}]*--kvm-g:[^{}]*)\}", style)
+    ]
+    assert dark.items() <= system.items()  # without JupyterLab the system's scheme decides
+    return [light, light | system]
+
+
+@pytest.mark.parametrize("colours", palettes(), ids=["light", "dark"])
+def test_colours_meet_wcag_aa(colours):
+    paper = colours["paper"]
+
+    for party in "ghs":
+        assert contrast(colours[f"on-{party}"], colours[party]) >= 4.5
+        assert contrast(colours[party], paper) >= 3
+    for words in ("ink", "quiet", "fault"):
+        assert contrast(colours[words], paper) >= 4.5
+    assert paper == "#ffffff" or all(contrast(colours[party], paper) >= 4.5 for party in "ghs")

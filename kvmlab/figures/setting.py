@@ -1,0 +1,53 @@
+"""What was walked: the design, its kinds of tables, and where the address leads."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kvmlab.base.errors import BadChoice
+from kvmlab.figures.fold import Walk, first_attempt
+from kvmlab.figures.lattice import Grid
+from kvmlab.hardware.formats import format_named
+from kvmlab.machine import Chain, Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What was walked: the design, the kinds of tables, and where the address leads."""
+
+    mmu: str  # "native", "shadow" or "ept"
+    formats: Mapping[str, str]  # name of the format of each table that is walked
+    chain: Chain
+
+    @classmethod
+    def of(cls, machine: Machine, gva: int) -> "Setting":
+        """What ``machine`` walks now, and where ``gva`` of its current process leads."""
+        context = machine.cpu.context
+        walked = [context.tables, context.ept.tables if context.ept else None]
+        formats = [tables.format for tables in walked if tables]
+        names = {one.table: one.name for one in formats}
+        return cls(machine.mmu, names, machine.chain(gva))
+
+    @property
+    def main(self) -> str:
+        """The table that the walk of the GVA goes through."""
+        return "shadow" if self.mmu == "shadow" else "guest"
+
+    @property
+    def grid(self) -> Grid:
+        """The shape of the lattice."""
+        ept = self.formats.get("ept")
+        top = format_named(self.formats[self.main]).levels
+        return Grid(top, format_named(ept).levels if ept else 0)
+
+
+def read_walk(records: Iterable[object], setting: Setting) -> Walk:
+    """The first attempt in ``records``, sorted; raises `BadChoice` for an unknown design."""
+    if setting.mmu not in ("native", "shadow", "ept"):
+        message = f"there is no picture for {setting.mmu!r}; there are native, shadow and ept"
+        raise BadChoice(message)
+    return first_attempt(records, setting.grid.top)
+
+
+def design_name(setting: Setting) -> str:
+    """The design with the tables it walks: ``ept: 4-level, EPT-4``."""
+    return f"{setting.mmu}: {', '.join(setting.formats.values())}"

@@ -1,0 +1,114 @@
+"""``kvmlab walk``: the JSON that others build on, the table for people, one line for mistakes."""
+
+import json
+
+import pytest
+
+from kvmlab import cli
+
+KEYS = ["mmu", "gva", "gpa", "hva", "hpa", "outcome", "references", "steps"]
+STEP_KEYS = ["n", "table", "level", "index", "entry_hpa", "entry", "verdict"]
+
+
+def run(capsys, *arguments):
+    """The exit status, and what was printed on standard output and on standard error."""
+    status = cli.main(["walk", *arguments])
+    return status, *capsys.readouterr()
+
+
+def walked(capsys, *arguments):
+    status, out, err = run(capsys, *arguments, "--json")
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+@pytest.mark.parametrize(
+    "arguments, references",
+    [
+        (["--mmu", "native"], 4),
+        (["--mmu", "native", "--guest-page", "2M"], 3),
+        (["--mmu", "native", "--guest-levels", "5"], 5),
+        (["--mmu", "shadow"], 4),
+        (["--mmu", "shadow", "--guest-page", "2M", "--host-page", "2M"], 3),
+        (["--mmu", "shadow", "--guest-page", "2M"], 4),
+        (["--mmu", "ept"], 24),
+        (["--mmu", "ept", "--guest-page", "2M", "--host-page", "2M"], 15),
+        (["--mmu", "ept", "--guest-page", "2M"], 19),
+        (["--mmu", "ept", "--guest-page", "1G", "--host-page", "1G"], 8),
+        (["--mmu", "ept", "--guest-levels", "5", "--host-levels", "5"], 35),
+        (["--mmu", "ept", "--guest-levels", "5"], 29),
+    ],
+)
+def test_references_are_those_of_the_tables_walked(capsys, arguments, references):
+    found = walked(capsys, *arguments)
+    assert found["references"] == len(found["steps"]) == references
+    assert found["outcome"] == "mapped"
+
+
+def test_the_json_has_the_keys_that_others_build_on(capsys):
+    found = walked(capsys)
+    assert list(found) == KEYS
+    assert all(list(step) == STEP_KEYS for step in found["steps"])
+    assert [step["n"] for step in found["steps"]] == list(range(1, 25))
+    assert [step["table"] for step in found["steps"]] == (["ept"] * 4 + ["guest"]) * 4 + ["ept"] * 4
+    assert all(int(found[name], 16) & 0xFFF == 0xAB8 for name in ("gva", "gpa", "hva", "hpa"))
+
+
+def test_native_has_guest_tables_only_and_no_hva(capsys):
+    found = walked(capsys, "--mmu", "native", "--gva", "0x7f1234567000")
+    assert {step["table"] for step in found["steps"]} == {"guest"}
+    assert found["gva"] == "0x7f1234567000"
+    assert found["hva"] is None
+    assert found["gpa"] == found["hpa"]
+
+
+def test_an_address_may_lack_its_0x(capsys):
+    assert walked(capsys, "--gva", "400123")["gva"] == "0x400123"
+
+
+def test_a_fault_is_an_outcome(capsys):
+    found = walked(capsys, "--gva", "0xffff888000000000")
+    assert found["outcome"] == "page_fault"
+    assert found["references"] == len(found["steps"]) > 0
+
+
+def test_a_page_that_is_read_first_is_told_before_the_walk(capsys):
+    status, out, err = run(capsys)
+    told = " ".join(out.split())
+    assert (status, err) == (0, "")
+    assert "EPT: 24 references (20 EPT + 4 guest)" in told
+    assert told.index("memslot") < told.index("TLB: miss") < told.index("TLB: filled")
+    assert "A reference is one page-table-entry read" in told
+    assert all(f"{name} " in told for name in ("GVA", "GPA", "HVA", "HPA"))
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_addresses_in_the_table_are_whole(capsys):
+    steps = walked(capsys)["steps"]
+    _, out, _ = run(capsys)
+    whole = out.replace("_", "")
+    assert all(step["entry_hpa"] in whole and step["entry"] in whole for step in steps)
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--mmu", "native", "--host-page", "4K"], "native paging has none"),
+        (["--mmu", "native", "--host-levels", "4"], "native paging has none"),
+        (["--mmu", "npt"], "npt"),
+        (["--guest-levels", "3"], "3"),
+        (["--guest-page", "4M"], "4M"),
+        (["--gva", "0x800000000000"], "not canonical"),
+        (["--gva", "zz"], "hex digits"),
+        (["--gva", "0x10000000000000000"], "hex digits"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_status_2(capsys, arguments, complaint):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_not_canonical_depends_on_the_levels(capsys):
+    assert walked(capsys, "--gva", "0x800000000000", "--guest-levels", "5")["outcome"] == "mapped"

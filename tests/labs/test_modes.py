@@ -1,0 +1,260 @@
+"""The lab of the three designs: what it shows is what the study says, whatever is toggled."""
+
+import asyncio
+import re
+import sys
+
+import pytest
+
+from kvmlab import labs, workloads
+from kvmlab.figures import modes as figures
+from kvmlab.labs import modes_lab
+from kvmlab.study.compare import compare
+
+RECORDS = 2_000
+
+
+@pytest.fixture
+def lab():
+    """The lab over the beginning of `sort`."""
+    return labs.modes(records=RECORDS)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The designs that are really run from now on, in order."""
+    heard = []
+    real = modes_lab.study
+
+    def listening(trace, mmu):
+        heard.append(mmu)
+        return real(trace, mmu)
+
+    monkeypatch.setattr(modes_lab, "study", listening)
+    return heard
+
+
+def shown(lab):
+    """The cells of the table by the name of their row."""
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', lab.table.value)
+    return {name: re.findall("<td>(.*?)</td>", cells) for name, cells in rows}
+
+
+def write(path, *lines):
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+def own(lab, path):
+    """Choose a file of one's own."""
+    lab.trace.value = modes_lab.OWN
+    lab.file.value = path
+
+
+def test_it_opens_with_the_shipped_sort_under_all_designs(lab):
+    expected = compare(workloads.shipped("sort").head(RECORDS))
+    assert [row.to_json() for row in lab.rows] == [row.to_json() for row in expected]
+
+
+def test_table_chart_and_sentence_show_the_same_numbers(lab):
+    reads = [row.total.all_references for row in lab.rows]
+    references, exits = lab.charts.children
+    assert shown(lab)["References"] == [f"{n:,}" for n in reads]
+    assert references._totals.x.tolist() == reads
+    assert sum(exits._totals.x.tolist()) == sum(row.total.all_exits for row in lab.rows)
+    assert figures.sentence(lab.rows) in lab.sentence.value
+
+
+def test_the_sentence_is_a_status_and_the_table_has_headers_and_a_caption(lab):
+    assert 'role="status"' in lab.sentence.value
+    assert lab.table.value.count('scope="col"') == 4
+    assert "<caption>" in lab.table.value
+    assert "A reference is one page-table-entry read" in lab.table.value
+
+
+def test_a_design_is_toggled_away_and_back_without_running_again(lab, runs):
+    lab.designs["native"].value = False
+    assert [row.mmu for row in lab.rows] == ["shadow", "ept"]
+    assert len(shown(lab)["References"]) == 2
+    lab.designs["native"].value = True
+    assert [row.mmu for row in lab.rows] == ["native", "shadow", "ept"]
+    assert runs == []
+
+
+def test_a_design_that_was_not_run_yet_is_run_when_it_is_chosen(runs):
+    lab = labs.modes(records=RECORDS, designs=["ept"])
+    assert runs == ["ept"]
+    lab.designs["shadow"].value = True
+    assert runs == ["ept", "shadow"]
+
+
+def test_charts_are_updated_in_place(lab):
+    before = lab.charts.children
+    lab.designs["native"].value = False
+    assert lab.charts.children == before
+
+
+def test_no_design_is_no_error(lab):
+    for box in lab.designs.values():
+        box.value = False
+    assert lab.rows == []
+    assert "Choose at least one" in lab.sentence.value
+    assert lab.charts.layout.display == "none"
+
+
+def test_more_records_are_another_run(lab, runs):
+    lab.records.value = 20_000
+    assert runs == ["native", "shadow", "ept"]
+    assert {row.records for row in lab.rows} == {20_000}
+    lab.records.value = RECORDS
+    assert len(runs) == 3
+
+
+def test_all_records_can_be_chosen(tmp_path):
+    path = write(tmp_path / "few", " L 1000,8", " S 2000,8", "I  400000,4")
+    lab = labs.modes(path, records=None)
+    assert lab.records.value == modes_lab.ALL
+    assert {row.records for row in lab.rows} == {3}
+
+
+def test_the_other_shipped_trace_can_be_chosen(lab):
+    lab.trace.value = "ls"
+    assert {row.trace for row in lab.rows} == {"ls"}
+
+
+def test_a_file_of_ones_own_is_asked_for_then_run(lab, tmp_path):
+    assert lab.file.layout.display == "none"
+    before = lab.rows
+    lab.trace.value = modes_lab.OWN
+    assert lab.file.layout.display is None
+    assert lab.rows == before
+    lab.file.value = write(tmp_path / "mine", " L 1000,8")
+    assert {row.trace for row in lab.rows} == {"mine"}
+
+
+def test_a_file_that_changed_is_read_again(lab, tmp_path):
+    path = tmp_path / "mine"
+    own(lab, write(path, " L 1000,8"))
+    write(path, " L 1000,8", " L 2000,8")
+    lab._loaded = (lab._loaded[0][0], -1), lab._loaded[1]  # as if much time had passed
+    lab.designs["native"].value = False
+    assert {row.records for row in lab.rows} == {2}
+
+
+@pytest.mark.parametrize(
+    "contents, complaint",
+    [
+        (None, "cannot be opened"),
+        (b"", "is empty"),
+        (b" L 1000,8\nnonsense\n", "line 2"),
+        (b"\x00\xff\n", "looks binary"),
+        (b" L ffffffff81000000,8\n", "kernel&#x27;s half"),
+    ],
+)
+def test_bad_input_is_told_and_what_was_shown_stays(lab, tmp_path, contents, complaint):
+    before, table = lab.rows, lab.table.value
+    path = tmp_path / "bad"
+    if contents is not None:
+        path.write_bytes(contents)
+    own(lab, str(path))
+    assert complaint in lab.notice.value
+    assert lab.notice.layout.display is None
+    assert (lab.rows, lab.table.value) == (before, table)
+    lab.trace.value = "sort"
+    assert lab.notice.layout.display == "none"
+
+
+def test_a_name_is_escaped(lab, tmp_path):
+    own(lab, str(tmp_path / "<b>"))
+    assert "<b>" not in lab.notice.value
+    own(lab, write(tmp_path / "<i>", " L 1000,8"))
+    assert "<i>" not in lab.table.value
+
+
+def test_an_error_in_a_run_is_told_and_the_next_run_works(lab, monkeypatch):
+    def broken(_trace, _mmu):
+        raise RuntimeError("the engine is broken")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(modes_lab, "study", broken)
+        lab.records.value = 20_000
+    assert "the engine is broken" in lab.notice.value
+    lab.records.value = RECORDS
+    assert lab.notice.value == ""
+
+
+def test_its_text_is_short_and_always_the_same(lab):
+    assert repr(lab) == repr(labs.modes(records=RECORDS))
+    assert re.fullmatch(
+        r"ModesLab\('sort', 2000 records; references/exits: "
+        r"native \d+/0, shadow \d+/\d+, ept \d+/\d+\)",
+        repr(lab),
+    )
+
+
+def test_every_control_has_a_name(lab):
+    controls = [lab.trace, lab.file, lab.records, lab.stop, *lab.designs.values()]
+    assert all(control.description for control in controls)
+
+
+def test_without_bqplot_the_table_still_tells(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bqplot", None)
+    lab = labs.modes(records=RECORDS)
+    assert "bqplot" in lab.charts.children[0].value
+    assert shown(lab)["References"]
+    lab.designs["native"].value = False
+    assert len(shown(lab)["References"]) == 2
+
+
+class TestWhileTheKernelServesTheBrowser:
+    """In a kernel a run goes in slices: other messages come in between."""
+
+    @staticmethod
+    def in_a_loop(work):
+        asyncio.run(asyncio.wait_for(work(), 60))
+
+    def test_progress_is_shown_and_hidden_again(self, lab):
+        async def work():
+            lab.records.value = 20_000
+            assert lab.progress.layout.display is None
+            assert "Running native paging" in lab.done.value
+            await lab._task
+            assert lab.progress.layout.display == "none"
+            assert {row.records for row in lab.rows} == {20_000}
+
+        self.in_a_loop(work)
+
+    def test_stop_leaves_what_was_shown(self, lab):
+        before = lab.rows
+
+        async def work():
+            lab.records.value = 100_000
+            await asyncio.sleep(0)
+            lab.stop.click()
+            await lab._task
+
+        self.in_a_loop(work)
+        assert lab.rows == before
+        assert "Stopped" in lab.done.value
+        assert lab.stop.layout.display == "none"
+
+    def test_a_new_choice_takes_the_place_of_the_run(self, lab, runs):
+        async def work():
+            lab.records.value = 100_000
+            await asyncio.sleep(0)
+            lab.records.value = 20_000
+            await lab._task
+
+        self.in_a_loop(work)
+        assert {row.records for row in lab.rows} == {20_000}
+        assert runs == ["native", "native", "shadow", "ept"]
+
+    def test_a_cell_can_wait_for_the_rows(self, lab):
+        async def work():
+            lab.records.value = 20_000
+            lab.finish()
+            assert {row.records for row in lab.rows} == {20_000}
+            await lab._task
+
+        self.in_a_loop(work)
