@@ -23,6 +23,12 @@ settings.register_profile("all", COMMON, max_examples=1000)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked long too")
+    parser.addoption(
+        "--vectors",
+        action="append",
+        metavar="FILE",
+        help="test vectors for tests/test_vectors.py instead of the shipped ones; repeatable",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

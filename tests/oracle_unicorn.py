@@ -1,11 +1,13 @@
 """QEMU's MMU, through Unicorn, as an oracle: one access over tables given as bare memory.
 
     Oracle().access(words, cr0, cr3, cr4, efer, cpl, va, kind) -> Answer
+    Oracle().ask(case) -> Answer
 
 `words` is physical memory as {address: 32-bit word}; what is absent reads as zero, and it is not
-changed.  `kind` is "read", "write" or "fetch".  The CPU pages for real: Unicorn's default TLB
-mode is QEMU's soft MMU.  With `nested=(nested CR3, the host's EFER.NXE)` the access is made by
-a guest under AMD's VMRUN with nested paging, and `words` is host-physical.
+changed.  `kind` is "read", "write" or "fetch"; `ask` takes everything from a vector.  The CPU
+pages for real: Unicorn's default TLB mode is QEMU's soft MMU.  With `nested=(nested CR3, the
+host's EFER.NXE)` the access is made by a guest under AMD's VMRUN with nested paging, and
+`words` is host-physical.
 
 How it works:
 
@@ -35,6 +37,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import unicorn as uc
 from unicorn import x86_const as x86
@@ -141,6 +144,32 @@ class Oracle:
             answer.error = struct.unpack_from("<I", cpu.fault_state, self._error_offset)[0]
         return answer
 
+    def ask(self, case: dict[str, Any]) -> Answer:
+        """Do the access of a case in the schema of the vectors, `walk` or `npt`."""
+        ctrl = {"cr4_pse": 0, "cr4_pke": 0, "pkru": 0, **case["ctrl"]}
+        cr4 = CR4_PAE * (case["mode"] != "32bit") | CR4_LA57 * (case["mode"] == "5level")
+        cr4 |= CR4_PSE * ctrl["cr4_pse"] | CR4_PKE * ctrl["cr4_pke"]
+        cr4 |= CR4_SMEP * ctrl["cr4_smep"] | CR4_SMAP * ctrl["cr4_smap"]
+        words: dict[int, int] = {}
+        for word in case["mem"]:
+            words[number(word["addr"])] = number(word["value"]) & 0xFFFF_FFFF
+            if word["size"] == 8:
+                words[number(word["addr"]) + 4] = number(word["value"]) >> 32
+        host, access = case.get("npt"), case["access"]
+        return self.access(
+            words,
+            CR0_PE | CR0_PG | CR0_WP * ctrl["cr0_wp"],
+            number(ctrl["cr3"]),
+            cr4,
+            EFER_LME * (case["mode"] in ("4level", "5level")) | EFER_NXE * ctrl["efer_nxe"],
+            access["cpl"],
+            number(access["va"]),
+            access["type"],
+            ac=ctrl["rflags_ac"],
+            pkru=number(ctrl["pkru"]),
+            nested=(number(host["cr3"]), host["efer_nxe"]) if host else None,
+        )
+
     def _run(self, words: Mapping[int, int], probe: Probe) -> "_Cpu":
         cpu = self._cpus.get(probe.cpu)
         if cpu is None:
@@ -162,6 +191,11 @@ class Oracle:
         if candidates is None or len(candidates) != 1:
             raise RuntimeError(f"the error code may be at {candidates} of the saved context")
         return 4 * candidates.pop()
+
+
+def number(value: str | int) -> int:
+    """A number of a case: hex where it is wide."""
+    return int(value, 16) if isinstance(value, str) else value
 
 
 def merged(log: list[tuple[str, int, int]], size: int) -> list[tuple[str, int, int]]:

@@ -245,7 +245,7 @@ def pdpte(rng: Random, ctrl: Case, *, unicorn: bool) -> int:
     entry = 1 - chance(rng, 0.03) | rng.getrandbits(2) << 3 | rng.getrandbits(3) << 9
     entry |= frame(rng, ctrl["maxphyaddr"])
     top: int = ctrl["maxphyaddr"]
-    odd = [*range(top, 63), *(() if unicorn else (1, 2, 5, 6, 7, 8, 63))]
+    odd = list(range(top, 63)) if unicorn else [1, 2, 5, 6, 7, 8, *range(top, 64)]
     return entry | chance(rng, 0.02) << rng.choice(odd)
 
 

@@ -137,6 +137,19 @@ def check_no_stale_translation(machine):
             assert machine.chain(gva).hpa == entry.page, hex(gva)
 
 
+def test_invlpg_drops_every_fragment_of_a_large_guest_page():
+    """A 2 MiB page on 4 KiB EPT pages fills the TLB in fragments; one INVLPG ends them all."""
+    machine = Machine("ept", guest_page="2M")
+    process = machine.guest.spawn("a")
+    machine.guest.switch(process)
+    process.mmap(AREAS[0], "2M", page="2M")
+    for page in range(8):
+        machine.guest.load(AREAS[0] + page * 4096)
+    assert len([one for one in machine.cpu.tlb.entries() if one.belongs_to(AREAS[0])]) == 8
+    process.munmap(AREAS[0])
+    assert not [one for one in machine.cpu.tlb.entries() if one.belongs_to(AREAS[0])]
+
+
 def test_a_table_write_under_shadow_paging_drops_the_entry_it_changes():
     """The operations above would prove little if shadow paging never had to zap anything."""
     zaps = []

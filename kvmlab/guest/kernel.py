@@ -48,7 +48,6 @@ class Kernel:
         self.direct_map = _direct_map(self.width)
         self._memory = tuple(memory)
         self._buddy = _frames(memory)
-        self._used: set[int] = set()  # frames that once belonged to a process or a table
         self.table_frames = 0
         self._virtual_base = 0  # firmware runs us with GVA = GPA
         self.tables = PageTables(cpu, fmt, self._virtual, self._alloc_table, tap)
@@ -231,21 +230,21 @@ class Kernel:
         return self._alloc_page(0)
 
     def _alloc_page(self, order: int) -> int:
-        """The guest-physical address of a zeroed page of 2**order frames.
+        """The guest-physical address of a page of 2**order frames, all zero.
 
-        A 4 KiB page is always cleared, as Linux does; of a large page only the frames that were
-        used before, since memory is zero when the machine starts.
+        Memory is zero when the machine starts, and `_free` clears what comes back.
         """
-        pfn = self._buddy.alloc(order)
-        for one in range(pfn, pfn + (1 << order)):
-            if order == 0 or one in self._used:
-                self.cpu.store_bytes(self._virtual(one << PAGE_SHIFT), _ZEROES)
-        return pfn << PAGE_SHIFT
+        return self._buddy.alloc(order) << PAGE_SHIFT
 
     def _free(self, gpa: int, order: int) -> None:
-        pfn = gpa >> PAGE_SHIFT
-        self._used.update(range(pfn, pfn + (1 << order)))
-        self._buddy.free(pfn, order)
+        """Clear a page and give it back, as Linux does with init_on_free=1.
+
+        Linux's default is to clear when a page is handed out; then a demand fault would touch
+        its new frame twice, and hide from the learner which touch made the hypervisor work.
+        """
+        for one in range(gpa, gpa + (PAGE_SIZE << order), PAGE_SIZE):
+            self.cpu.store_bytes(self._virtual(one), _ZEROES)
+        self._buddy.free(gpa >> PAGE_SHIFT, order)
 
 
 def _permits(vma: Vma, code: int) -> bool:

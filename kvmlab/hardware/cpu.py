@@ -17,12 +17,11 @@ from kvmlab.base.errors import MachineCheck
 from kvmlab.base.tap import Tap, silent
 from kvmlab.hardware import permissions
 from kvmlab.hardware.context import context, context_key
-from kvmlab.hardware.ept import advanced_bits, nested, qualification
+from kvmlab.hardware.ept import Ept, advanced_bits, nested, qualification
 from kvmlab.hardware.formats import Tables
 from kvmlab.hardware.processor import CR4_PGE, Controls, Processor
 from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import (
-    READ,
     USER,
     WRITE,
     Data,
@@ -119,7 +118,8 @@ class Cpu:
         ctx = self.context
         dropped = self.tlb.drop_page(gva, ctx.tag)
         if self.walk_caches and why == "INVLPG":
-            self.walk_caches.drop(lambda tag: tag == ctx.tag)
+            own = (ctx.tag.vpid, ctx.tag.pcid)  # for all EPT roots
+            self.walk_caches.drop(lambda tag: (tag.vpid, tag.pcid) == own)
         elif self.walk_caches and ctx.tables:
             self.walk_caches.drop_address(ctx.tables, gva, ctx.tag)
         if dropped or why == "INVLPG":
@@ -131,7 +131,7 @@ class Cpu:
         Paging-structure caches of such tags go altogether, as the SDM allows and demands.
         """
         dropped = self.tlb.drop(
-            lambda one: tags(one.tag) and (gva is None or one.vpn == gva >> one.shift)
+            lambda one: tags(one.tag) and (gva is None or one.belongs_to(gva))
         )
         if self.walk_caches:
             self.walk_caches.drop(tags)
@@ -234,18 +234,19 @@ class Cpu:
 
     def _second_dimension(self, gpa: int, wants: int) -> Walk:
         """Translate by EPT, through the nested TLB where there is one."""
-        ept, cached = self.context.ept, self.nested_tlb
+        ept = self.context.ept
         assert ept is not None  # noqa: S101  asked for only with EPT on
-        if cached is None:
-            return (yield from nested(ept, self.ram, gpa, wants))
+        if self.nested_tlb is None:
+            return nested(ept, self.ram, gpa, wants)
+        return self._nested_lookup(self.nested_tlb, ept, gpa, wants)
+
+    def _nested_lookup(self, cached: NestedTlb, ept: Ept, gpa: int, wants: int) -> Walk:
         hit = cached.find(gpa, wants, ept.root)
         yield NestedTlbLookup(gpa, hit is not None)
         if hit is not None:
             return hit
         found = yield from nested(ept, self.ram, gpa, wants)
-        if isinstance(found, Fault):
-            cached.forget(gpa, ept.root)
-        else:
+        if isinstance(found, Mapped):
             dirty = ept.tables.format.dirty if ept.accessed_dirty else 0
             cached.fill(gpa, found, ept.root, dirty)
         return found
@@ -276,7 +277,8 @@ class Cpu:
         if leaf & 1 << 8 and self.controls.cr4 & CR4_PGE:
             tag = tag._replace(pcid=GLOBAL)
         page = hpa & ~((1 << shift) - 1)
-        entry = TlbEntry(gva >> shift, page, shift, rights, allows, leaf, tag)
+        span = mapped.shift if mapped else shift
+        entry = TlbEntry(gva >> shift, page, shift, rights, allows, leaf, tag, span)
         self.tlb.fill(entry, fetch=kind is Kind.FETCH)
         self.tap(TlbFill(gva, hpa, shift, rights))
         return hpa
@@ -314,7 +316,11 @@ class Cpu:
 
     def _nested_exit(self, fault: Fault, gva: int, mapped: Mapped | None, *, final: bool) -> VmExit:
         """An exit caused by EPT: violation, misconfiguration, or a full log; or an NPF on AMD."""
-        if self.context.ept is not None and self.context.ept.npt:
+        ept = self.context.ept
+        assert ept is not None  # noqa: S101  it is its tables that refused
+        if self.nested_tlb:
+            self.nested_tlb.forget(fault.address, ept.root)
+        if ept.npt:
             return VmExit(ExitReason.NPF, self._npf_code(fault, final=final), gva, fault.address)
         if fault.why == "reserved":
             return VmExit(ExitReason.EPT_MISCONFIG, 0, gva, fault.address)
@@ -385,6 +391,8 @@ class Cpu:
             raise MachineCheck("a VM exit outside VMX non-root operation")
         vmcs.instruction, vmcs.advance, vmcs.injected = instruction, False, None
         self.tap(reason)
+        if vmcs.vpid == 0:  # without VPID a transition leaves nothing of the guest cached
+            self.drop("VM exit", lambda tag: tag.vpid == 0)
         vmcs.host_entry(reason)
         self.refresh()
         self.tap(VmEntry(vmcs.injected))

@@ -9,13 +9,17 @@ from kvmlab.base.addresses import is_canonical
 from kvmlab.hardware.context import PCID
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.ept import nested, qualification
+from kvmlab.hardware.formats import compile_tables, format_named
 from kvmlab.hardware.processor import (
+    CR0_CD,
+    CR0_NW,
     CR0_PE,
     CR0_PG,
     CR4_LA57,
     CR4_PAE,
     CR4_PCIDE,
     CR4_PGE,
+    CR4_PSE,
     CR4_SMEP,
     EFER_LMA,
     EFER_LME,
@@ -34,7 +38,9 @@ from kvmlab.hardware.tlb import GLOBAL, Tag
 from kvmlab.hardware.vmcs import Instruction
 
 _NO_FLUSH = 1 << 63
-_PAE_POINTER_RESERVED = 0x1E6  # bits 2:1 and 8:5 of a PDPTE of PAE paging
+# A change of one of these loads the PDPTEs again (SDM, "PDPTE Registers").
+_CR0_RELOADS = CR0_PG | CR0_NW | CR0_CD
+_CR4_RELOADS = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP
 
 
 def mov_cr3(cpu: Cpu, value: int) -> None:
@@ -63,7 +69,7 @@ def mov_cr3(cpu: Cpu, value: int) -> None:
 
 
 def mov_cr0(cpu: Cpu, value: int) -> None:
-    """Load CR0; leaving paging drops everything, entering it in PAE mode loads the PDPTEs."""
+    """Load CR0; leaving paging drops everything, PAE paging may load the PDPTEs."""
     controls = cpu.controls
     if value & CR0_PG and not value & CR0_PE:
         _refuse(cpu, f"CR0 {value:#x} sets PG without PE")
@@ -72,12 +78,16 @@ def mov_cr0(cpu: Cpu, value: int) -> None:
     if entering and controls.efer & EFER_LME and not controls.cr4 & CR4_PAE:
         _refuse(cpu, "paging cannot start: EFER.LME is set and CR4.PAE is not")
         return
-    if cpu.vmcs and (value ^ controls.cr0) & cpu.vmcs.cr0_host_owned:
+    leaving = controls.paging and not value & CR0_PG
+    if leaving and controls.cr4 & CR4_PCIDE:
+        _refuse(cpu, f"CR0 {value:#x} clears PG while CR4.PCIDE is set")
+        return
+    changed = value ^ controls.cr0
+    if cpu.vmcs and changed & cpu.vmcs.cr0_host_owned:
         _exit_for_register(cpu, "CR0", 0, value)
         return
-    leaving = controls.paging and not value & CR0_PG
     old, controls.cr0 = controls.cr0, value
-    if controls.mode == "PAE" and entering and not load_pdptes(cpu, controls.cr3):
+    if controls.mode == "PAE" and changed & _CR0_RELOADS and not load_pdptes(cpu, controls.cr3):
         controls.cr0 = old
         return
     _track_long_mode(controls)
@@ -99,7 +109,7 @@ def mov_cr4(cpu: Cpu, value: int) -> None:
         return
     cleared, raised = changed & ~value, changed & value
     old, controls.cr4 = controls.cr4, value
-    if controls.mode == "PAE" and changed & CR4_PAE and not load_pdptes(cpu, controls.cr3):
+    if controls.mode == "PAE" and changed & _CR4_RELOADS and not load_pdptes(cpu, controls.cr3):
         controls.cr4 = old
         return
     vpid, pcid = cpu.context.tag.vpid, cpu.context.tag.pcid
@@ -153,13 +163,13 @@ def load_pdptes(cpu: Cpu, cr3: int) -> bool:
         cpu.pdptes = None
         return True
     loaded = []
-    beyond = ((1 << 64) - 1) & ~((1 << cpu.processor.maxphyaddr) - 1)
+    reserved = compile_tables(format_named("PAE"), cpu.processor).rows[0].table_reserved
     for number in range(4):
         address = (cr3 & 0xFFFF_FFE0) + 8 * number
         if (hpa := _locate_pdpte(cpu, address)) is None:
             return False
         entry = cpu.ram.load(hpa)
-        if entry & 1 and entry & (_PAE_POINTER_RESERVED | beyond):
+        if entry & 1 and entry & reserved:
             _refuse(cpu, f"PDPTE {number} is {entry:#x}: a reserved bit is set")
             return False
         loaded.append(entry)
@@ -180,8 +190,9 @@ def _locate_pdpte(cpu: Cpu, gpa: int) -> int | None:
             return found.address
         reserved = found.why == "reserved"
         reason = ExitReason.EPT_MISCONFIG if reserved else ExitReason.EPT_VIOLATION
-        code = 0 if reserved else qualification(found, final=False, linear=False, mode_based=False)
-        cpu.exit(VmExit(reason, code, 0, gpa), instruction)
+        mode_based = cpu.context.mode_based
+        code = qualification(found, final=False, linear=False, mode_based=mode_based)
+        cpu.exit(VmExit(reason, 0 if reserved else code, 0, gpa), instruction)
     return None
 
 
@@ -210,7 +221,7 @@ def invpcid(cpu: Cpu, kind: int, pcid: int = 0, gva: int = 0) -> None:
     if kind not in (0, 1, 2, 3) or pcid > PCID:
         _refuse(cpu, f"INVPCID type {kind}, PCID {pcid:#x}: there are types 0 to 3 and 4096 PCIDs")
         return
-    if kind == 0 and not is_canonical(gva, cpu.context.width):
+    if kind == 0 and cpu.controls.long_mode and not is_canonical(gva, cpu.context.width):
         _refuse(cpu, f"INVPCID address {gva:#x} is not canonical")
         return
     vpid = cpu.context.tag.vpid

@@ -81,8 +81,9 @@ class Ram:
         while data:
             offset = hpa & PAGE_SIZE - 1
             part, data = data[: PAGE_SIZE - offset], data[PAGE_SIZE - offset :]
-            if hpa < self.size:
-                start = self._slot(hpa >> PAGE_SHIFT) * 8 + offset
+            pfn = hpa >> PAGE_SHIFT
+            if hpa < self.size and (pfn in self._base or any(part)):
+                start = self._slot(pfn) * 8 + offset
                 self._pool.reshape(-1).view(np.uint8)[start : start + len(part)] = np.frombuffer(
                     part, dtype=np.uint8
                 )

@@ -122,6 +122,11 @@ class TlbEntry:
     allows: int  # kinds that EPT allows, less WRITE while the leaf's D bit is clear
     leaf: int  # the leaf entry, for the protection key
     tag: Tag
+    span: int  # shift of the page of the guest's tables, of which this may be a fragment
+
+    def belongs_to(self, gva: int) -> bool:
+        """Whether this is a translation of the page, as the guest's tables have it, of ``gva``."""
+        return self.vpn << self.shift >> self.span == gva >> self.span
 
 
 class Array:
@@ -185,6 +190,7 @@ class Tlb:
         self._fetch = [Array(shape) for shape in geometry.fetch] or self._data
         self._second = [Array(shape) for shape in geometry.second]
         self._tags: dict[Tag, None] = {}  # every tag that was ever filled
+        self._fragments = False  # whether a fragment of a larger guest page was ever filled
 
     def lookup(
         self, gva: int, tags: tuple[Tag, ...], *, fetch: bool
@@ -206,16 +212,21 @@ class Tlb:
     def fill(self, entry: TlbEntry, *, fetch: bool) -> None:
         """Cache ``entry`` in both levels, where an array holds its page size."""
         self._tags[entry.tag] = None
+        self._fragments |= entry.span > entry.shift
         self._put(self._fetch if fetch else self._data, entry)
         self._put(self._second, entry)
 
     def drop_page(self, gva: int, tag: Tag) -> int:
         """Drop the translations of the page of ``gva``: of this VPID and PCID, and global ones.
 
-        An EPT root does not matter: a guest's INVLPG concerns all of them.
+        An EPT root does not matter: a guest's INVLPG concerns all of them.  Where small EPT
+        pages broke a large guest page into fragments, all of them go (SDM, "Operations that
+        Invalidate TLBs and Paging-Structure Caches").
         """
         pcids = (tag.pcid, GLOBAL)
         tags = tuple(one for one in self._tags if one.vpid == tag.vpid and one.pcid in pcids)
+        if self._fragments:
+            return self.drop(lambda one: one.tag in tags and one.belongs_to(gva))
         return sum(one.remove(gva, tags) for one in self._arrays())
 
     def drop(self, unwanted: Callable[[TlbEntry], object] = lambda _entry: True) -> int:

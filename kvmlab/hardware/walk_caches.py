@@ -93,8 +93,9 @@ class NestedTlb:
         allows = found.rights & ~WRITE if clean else found.rights
         page = found.address & ~((1 << found.shift) - 1)
         tag = Tag(0, 0, root)
+        shift = found.shift
         self._array.insert(
-            TlbEntry(gpa >> found.shift, page, found.shift, found.rights, allows, leaf, tag)
+            TlbEntry(gpa >> shift, page, shift, found.rights, allows, leaf, tag, span=shift)
         )
 
     def forget(self, gpa: int, root: int) -> None:

@@ -7,7 +7,6 @@ store of the PTE traps, the retried access fills (Linux commit 0028425f647b, 200
 A guest table is protected when it is first shadowed, not when the guest allocates it.
 """
 
-from collections.abc import Generator
 from dataclasses import replace
 
 from kvmlab.hardware import permissions
@@ -29,7 +28,7 @@ from kvmlab.hardware.records import (
     VmExit,
 )
 from kvmlab.hardware.vmcs import Vmcs
-from kvmlab.hardware.walker import Record, Walk, entry_rights, mark, walk
+from kvmlab.hardware.walker import Walk, entry_rights, mark, walk
 from kvmlab.kvm.records import MmioExit, Reflected, WriteTrapped
 from kvmlab.kvm.shadow_pages import (
     PS,
@@ -147,9 +146,7 @@ class ShadowMmu:
 
     def _mark_guest(self, mapped: Mapped, *, write: bool) -> None:
         """Set A, and D for a write, in the guest's entries, as the processor would have."""
-        marks: Generator[Record, None, None]
-        marks = mark(self._guest_tables(), mapped.path, self._vm.ram, write=write)
-        for one in marks:
+        for one in mark(self._guest_tables(), mapped.path, self._vm.ram, write=write):
             self._vm.tap(one)
 
     # -- filling ------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Bars(widgets.VBox):
             x_offset=6,
             align="start",
         )
-        self._names = bqplot.Axis(scale=self._places, orientation="vertical", grid_lines="none")
+        self._names = bqplot.Axis(scale=self._places, side="left", grid_lines="none")
         self._ruler = bqplot.Axis(
             scale=self._counts, grid_lines="none", tick_format=",.0f", label_offset="32px"
         )
@@ -74,7 +74,7 @@ class Bars(widgets.VBox):
             axes=[self._names, self._ruler],
             display_toolbar=False,
             padding_y=0,
-            layout=widgets.Layout(width="100%", min_width="300px"),
+            layout=widgets.Layout(width="100%", min_width="300px", margin="0"),
         )
         self._head = widgets.HTML()
         super().__init__([self._head, self._figure], layout=widgets.Layout(width="100%"))

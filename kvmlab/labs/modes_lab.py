@@ -130,7 +130,7 @@ class ModesLab(widgets.VBox):
         self.designs = {
             mmu: widgets.Checkbox(
                 value=mmu in designs,
-                description=figures.design(mmu),
+                description=say(f"modes.control.{mmu}"),
                 indent=False,
                 layout=widgets.Layout(width="max-content", margin="2px 16px 2px 2px"),
             )

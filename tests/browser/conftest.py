@@ -41,6 +41,21 @@ READY = """() => {
   return Boolean(context?.isReady && idle)
 }"""
 """The "idle" lamp lights before the session is ready, and a run-all then does nothing at all."""
+CONTRAST = """element => {
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number)
+  const luminance = colour => {
+    const [r, g, b] = parts(colour).map(v => v / 255).map(
+      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  }
+  const style = getComputedStyle(element)
+  const ink = luminance(element.namespaceURI.endsWith('svg') ? style.fill : style.color)
+  let behind = element
+  const clear = one => { const c = parts(getComputedStyle(one).backgroundColor); return c[3] === 0 }
+  while (clear(behind)) behind = behind.parentElement
+  const paper = luminance(getComputedStyle(behind).backgroundColor)
+  return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)
+}"""
 
 
 @pytest.fixture(scope="session")
@@ -188,6 +203,18 @@ class Opened:
         else:
             self.page.screenshot(path=path)
 
+    def until(self, check: Callable[[], bool]) -> None:
+        """Wait until ``check`` holds; fail if it does not within 15 seconds."""
+        deadline = time.monotonic() + 15
+        while not check():
+            assert time.monotonic() < deadline, "what was waited for did not come"
+            self.page.wait_for_timeout(50)
+
+    def contrast(self, selector: str) -> float:
+        """The WCAG contrast of an element's text or shape with what is behind it, 1 to 21."""
+        found: float = self.page.locator(selector).first.evaluate(CONTRAST)
+        return found
+
     def seen(self, selector: str) -> str:
         """The text of the first element that matches, white space folded."""
         return re.sub(r"\s+", " ", self.page.locator(selector).first.inner_text()).strip()
@@ -200,7 +227,7 @@ def open_notebook(
     """Open a notebook of these cells in a fresh page; fail if the page complains about anything."""
     shots = Path(os.environ.get("KVMLAB_SHOTS") or tmp_path)
     shots.mkdir(parents=True, exist_ok=True)
-    context = browser.new_context(viewport={"width": 1366, "height": 1000})
+    context = browser.new_context(viewport={"width": 1366, "height": 1400})
     opened: list[Opened] = []
 
     def start(*cells: str, theme: str = "Light") -> Opened:

@@ -8,6 +8,11 @@ import pytest
 from kvmlab.figures.modes import Chart, Series
 from kvmlab.labs.charts import Bars, head, ticks
 
+# bqplot's scales warn of their own traits when they are first imported.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:metadata .* from the constructor:DeprecationWarning"
+)
+
 
 def chart(*totals, name="bar"):
     series = [Series("G: one", "guest", [1] * len(totals)), Series("H: two", "host", list(totals))]

@@ -1,6 +1,7 @@
 """The lab of the three designs: what it shows is what the study says, whatever is toggled."""
 
 import asyncio
+import functools
 import re
 import sys
 
@@ -11,7 +12,19 @@ from kvmlab.figures import modes as figures
 from kvmlab.labs import modes_lab
 from kvmlab.study.compare import compare
 
+# bqplot's scales warn of their own traits when they are first imported.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:metadata .* from the constructor:DeprecationWarning"
+)
+
 RECORDS = 2_000
+SHIPPED = functools.cache(workloads.shipped)
+
+
+@pytest.fixture(autouse=True)
+def _shipped_once(monkeypatch):
+    """Unpacking a trace takes a second, and every lab here wants the same one."""
+    monkeypatch.setattr(workloads, "shipped", SHIPPED)
 
 
 @pytest.fixture

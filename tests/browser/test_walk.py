@@ -1,0 +1,57 @@
+"""`labs.walk()` in JupyterLab: stepped by keyboard, with every reference in the page."""
+
+import pytest
+
+CELL = "from kvmlab import labs\nlab = labs.walk()\nlab"
+PLAYER = ".kvmlab-player"
+NUMBERS = f"{PLAYER} .kvm-twin tbody tr td:first-child, {PLAYER} .kvm-twin tbody tr th:first-child"
+CELLS = (
+    f"{PLAYER} [data-key^='ept.'][data-lit], {PLAYER} [data-key^='guest.'][data-lit], "
+    f"{PLAYER} [data-key^='shadow.'][data-lit]"
+)
+
+
+def references(lab):
+    """The numbers in the first column of the table: one for each reference."""
+    found = lab.page.locator(NUMBERS).all_text_contents()
+    return [int(text) for text in found if text.isdigit()]
+
+
+def place(lab):
+    return lab.seen(f"{PLAYER} .kvm-count")
+
+
+@pytest.fixture(params=["Light", "Dark"])
+def lab(open_notebook, request):
+    """The lab, drawn, with the keyboard on its player."""
+    opened = open_notebook(CELL, theme=request.param)
+    opened.theme_name = request.param.lower()
+    opened.run_all()
+    opened.page.wait_for_selector(f"{PLAYER} svg")
+    opened.page.locator(PLAYER).focus()
+    return opened
+
+
+def test_it_is_stepped_forward_and_back_by_keyboard(lab):
+    first, sentence = place(lab), lab.seen(f"{PLAYER} .kvm-sentence")
+    lab.page.keyboard.press("ArrowRight")
+    lab.until(lambda: place(lab) != first)
+    assert lab.seen(f"{PLAYER} .kvm-sentence") != sentence
+    lab.page.keyboard.press("ArrowLeft")
+    lab.until(lambda: place(lab) == first)
+    assert lab.seen(f"{PLAYER} .kvm-sentence") == sentence
+    lab.page.keyboard.press("End")
+    lab.until(lambda: place(lab) != first)
+    lab.shot(f"walk-{lab.theme_name}-end", ".kvmlab-walk")
+
+
+def test_each_design_has_its_references_in_the_page(lab):
+    for design, count in (("EPT", 24), ("native", 4), ("shadow", 4), ("EPT", 24)):
+        lab.page.get_by_role("radio", name=design).check()
+        lab.until(lambda it=count: references(lab) == list(range(1, it + 1)))
+        lab.page.locator(PLAYER).focus()
+        lab.page.keyboard.press("End")
+        lab.page.keyboard.press("ArrowLeft")  # before the data: all entries read are lit
+        lab.until(lambda it=count: lab.page.locator(CELLS).count() == it)
+        assert str(count) in lab.seen(".kvmlab-status")
+        lab.shot(f"walk-{lab.theme_name}-{design.lower()}", ".kvmlab-walk")
