@@ -100,8 +100,10 @@ class Engine:
 
     def ask(self, access: reference.Access) -> Answer:
         """Load CR3 and do one access with all TLBs and walk caches empty."""
-        answer = self.load_cr3()
-        return answer or self.attempt(access)
+        if isinstance(self.nested, reference.Ept) and self.vmcs.pml:
+            self.vmcs.pml.index = self.nested.pml_index  # a hypervisor has emptied the log
+        self.records.clear()
+        return self.load_cr3() or self.attempt(access)
 
     def load_cr3(self) -> Answer | None:
         """MOV CR3; None if it was done, else what stopped it."""

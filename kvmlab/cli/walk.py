@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 HELP = "Print one translation step by step, from a cold TLB."
 PAGES = ("4K", "2M", "1G")
 ADDRESS = 0x7F12_3456_7AB8
-ADDRESS_BITS = {4: 48, 5: 57}  # of a linear address, by levels of the guest's tables
 SPACES = ("gva", "gpa", "hva", "hpa")
 
 
@@ -67,7 +66,7 @@ def request(args: argparse.Namespace) -> "Request":
 
     if args.mmu == "native" and (args.host_levels or args.host_page):
         raise BadChoice("--host-levels and --host-page need a host; native paging has none")
-    width = ADDRESS_BITS[args.guest_levels]
+    width = 12 + 9 * args.guest_levels  # the offset, and an index for each level
     if not is_canonical(args.gva, width):
         raise BadAddress(
             f"address {args.gva:#x} is not canonical: bits 63 to {width - 1} must be equal"

@@ -145,6 +145,11 @@ def fields(
     return tuple(sorted(found, key=lambda one: one.low))
 
 
+def reserved_bits(fmt: Format, known: tuple[Field, ...]) -> int:
+    """The bits of an entry that none of its ``known`` fields names."""
+    return ((1 << 8 * fmt.entry_bytes) - 1) & ~_bits(known)
+
+
 def can_be_leaf(fmt: Format, level: int, cpu: Processor, switches: Switches) -> bool:
     """Whether an entry at ``level`` can map a page on this processor."""
     if level == 1:
@@ -159,7 +164,6 @@ def can_be_leaf(fmt: Format, level: int, cpu: Processor, switches: Switches) -> 
 def _row(fmt: Format, cpu: Processor, switches: Switches, level: int, shift: int, bits: int) -> Row:
     table = fields(fmt, level, leaf=False, cpu=cpu, switches=switches)
     page = fields(fmt, level, leaf=True, cpu=cpu, switches=switches)
-    width = (1 << 8 * fmt.entry_bytes) - 1
     present = 1
     if fmt.mode == "ept":
         present = READ | WRITE | EXECUTE | (1 << 10 if switches.mode_based else 0)
@@ -170,9 +174,9 @@ def _row(fmt: Format, cpu: Processor, switches: Switches, level: int, shift: int
         present=present,
         leaf=PS if can_be_leaf(fmt, level, cpu, switches) else 0,
         always_leaf=level == 1,
-        table_reserved=width & ~_bits(table),
+        table_reserved=reserved_bits(fmt, table),
         table_address=_bits(table, "address"),
-        page_reserved=width & ~_bits(page),
+        page_reserved=reserved_bits(fmt, page),
         page_address=_bits(page, "address"),
         page_high=_bits(page, "address-high"),
     )

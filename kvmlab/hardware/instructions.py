@@ -9,7 +9,8 @@ from kvmlab.base.addresses import is_canonical
 from kvmlab.hardware.context import PCID
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.ept import nested, qualification
-from kvmlab.hardware.formats import compile_tables, format_named
+from kvmlab.hardware.fields import Switches
+from kvmlab.hardware.formats import fields, format_named, reserved_bits
 from kvmlab.hardware.processor import (
     CR0_CD,
     CR0_NW,
@@ -163,7 +164,9 @@ def load_pdptes(cpu: Cpu, cr3: int) -> bool:
         cpu.pdptes = None
         return True
     loaded = []
-    reserved = compile_tables(format_named("PAE"), cpu.processor).rows[0].table_reserved
+    pae = format_named("PAE")
+    known = fields(pae, 3, leaf=False, cpu=cpu.processor, switches=Switches())
+    reserved = reserved_bits(pae, known)
     for number in range(4):
         address = (cr3 & 0xFFFF_FFE0) + 8 * number
         if (hpa := _locate_pdpte(cpu, address)) is None:

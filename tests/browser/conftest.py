@@ -241,8 +241,10 @@ def open_notebook(
         return lab
 
     yield start
-    context.close()
     trouble = [line for lab in opened for line in lab.trouble]
+    for lab in opened:
+        lab.page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    context.close()
     assert not trouble, "\n".join(trouble)
 
 

@@ -9,88 +9,20 @@ prints, and ``--all`` goes through every number.
 """
 
 import itertools
-import os
 import random
 
 import pytest
 
-from tests import reference, tables
-from tests.engine_under_test import Engine, ask
-from tests.reference import Access, Controls, Ept, Memory
+from tests.engine_against_reference import SEED, Bench, Counter, combinations, say
+from tests.reference import Access, Controls, Memory
 
-SEED = int(os.environ.get("KVMLAB_SEED", random.SystemRandom().randrange(1 << 32)))
-SAMPLED, RANDOM_CASES = 1500, 150
+SAMPLED = 3000
 
 P, W, U, A, D, PS, BIT8 = (1 << n for n in (0, 1, 2, 5, 6, 7, 8))
 XD, KEY_5 = 1 << 63, 5 << 59
 ROOT, VA = 0x1000, 0x60_5123  # the tables follow the root, one page for each level
 
 MODES = {"32bit": (2, 10, 4), "pae": (3, 9, 8), "4level": (4, 9, 8), "5level": (5, 9, 8)}
-COMPARED = ["result", "gpa", "hpa", "page_size", "ept_page", "error_code", "cr2", "when"]
-COMPARED += ["exit_reason", "qualification", "gla", "pml"]
-
-
-def combinations(**values):
-    """Every choice of one value for each name."""
-    return [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
-
-
-class Counter:
-    """All of several lists together, numbered; the last list turns fastest."""
-
-    def __init__(self, *wheels):
-        self.wheels = wheels
-
-    def __len__(self):
-        total = 1
-        for wheel in self.wheels:
-            total *= len(wheel)
-        return total
-
-    def __getitem__(self, number):
-        chosen = []
-        for wheel in reversed(self.wheels):
-            number, at = divmod(number, len(wheel))
-            chosen.append(wheel[at])
-        return chosen[::-1]
-
-    def sample(self, rng, count):
-        """Some numbers in rising order, so that the slow wheels are turned seldom."""
-        return sorted(rng.randrange(len(self)) for _ in range(count))
-
-
-# ----- comparing ----------------------------------------------------------------------------
-
-
-def differences(engine, answer, outcome, memory):
-    """What the two say differently, as {field: (reference, engine)}."""
-    found = {
-        name: (getattr(outcome, name), getattr(answer, name))
-        for name in COMPARED
-        if getattr(outcome, name) != getattr(answer, name)
-    }
-    trace = [(one.table, one.level, one.hpa, one.value) for one in outcome.trace]
-    if outcome.when is None and trace != answer.trace:  # what MOV CR3 reads is not counted
-        found["trace"] = (trace, answer.trace)
-    for address, word in memory.words.items():
-        if engine.ram.load4(address) != word:
-            found[f"word at {address:#x}"] = (hex(word), hex(engine.ram.load4(address)))
-    return found
-
-
-class Bench:
-    """Both sides, with the same controls, for one access after another."""
-
-    def __init__(self, controls, nested=None):
-        self.engine, self.controls, self.nested = Engine(controls, nested), controls, nested
-
-    def differences(self, words, access):
-        """Lay out `words`, by address, and make one access on each side."""
-        memory, store = Memory(words), self.engine.ram.store4
-        for address, word in words.items():
-            store(address, word)
-        outcome = reference.translate(self.controls, memory, access, self.nested)
-        return differences(self.engine, self.engine.ask(access), outcome, memory)
 
 
 # ----- one dimension: entry bits x control bits x accesses ----------------------------------
@@ -241,8 +173,3 @@ def test_a_sample_of_all_combinations(mode, vendor, capsys):
 def test_all_combinations(mode, vendor):
     counter = guest_counter(mode, vendor)
     assert run_guest(mode, vendor, counter, range(len(counter))) is None
-
-
-def say(capsys, text):
-    with capsys.disabled():
-        print(f"\nEngine and reference, {text}, seed {SEED}: no difference")
