@@ -137,10 +137,12 @@ def mark(
         if write and visit is visits[-1]:
             bits |= fmt.dirty
         if bits & ~visit.entry:
-            if not visit.reach & WRITE:
-                return Fault("ept", 1, "rights", visit.address, visit.reach, READ | WRITE)
             old = ram.load(visit.hpa) if wide else ram.load4(visit.hpa)
             visit.entry = old | bits  # a locked read-modify-write
+            if visit.entry == old:
+                continue  # tables that use one entry twice have set it already
+            if not visit.reach & WRITE:
+                return Fault("ept", 1, "rights", visit.address, visit.reach, READ | WRITE)
             (ram.store if wide else ram.store4)(visit.hpa, visit.entry)
             yield AccessedDirty(fmt.table, visit.level, visit.hpa, old, visit.entry)
     return None

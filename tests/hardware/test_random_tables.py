@@ -14,7 +14,7 @@ from tests import reference, tables
 from tests.engine_against_reference import SEED, differences, say
 from tests.engine_under_test import ask
 
-CASES = int(os.environ.get("KVMLAB_CASES", "250"))
+CASES = int(os.environ.get("KVMLAB_CASES", "100"))
 MODES = ["nopaging", "32bit", "pae", "4level", "5level"]
 ORDERS = [reference.AT_END, reference.DESCENDING]
 
