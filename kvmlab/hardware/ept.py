@@ -129,8 +129,13 @@ def qualification(fault: Fault, *, final: bool, linear: bool = True, mode_based:
     return code
 
 
-def advanced_bits(mapped: Mapped) -> int:
-    """Bits 11:9: what the guest's own tables say of the page (advanced exit information)."""
+def advanced_bits(mapped: Mapped | None) -> int:
+    """Bits 11:9: what the guest's own tables say of the page (advanced exit information).
+
+    Without guest paging the page counts as user, writable and executable.
+    """
+    if mapped is None:
+        return QUAL_USER | QUAL_WRITABLE
     code = QUAL_USER if mapped.rights & USER else 0
     code |= QUAL_WRITABLE if mapped.rights & WRITE else 0
     return code | (0 if mapped.rights & int(Kind.FETCH) else QUAL_NX)

@@ -263,7 +263,7 @@ def invept(cpu: Cpu, kind: int, eptp: int = 0) -> bool:
     if kind not in (1, 2):
         return False
     root = eptp & 0x000F_FFFF_FFFF_F000
-    cpu.drop("INVEPT", lambda one: one.ept_root == root or (kind == 2 and one.ept_root))
+    cpu.drop("INVEPT", lambda one: one.ept_root and (kind == 2 or one.ept_root == root))
     if cpu.nested_tlb:
         cpu.nested_tlb.drop(root if kind == 1 else None)
     return True
