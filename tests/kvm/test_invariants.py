@@ -57,23 +57,24 @@ def check_frames(machine):
     assert host.buddy.free_frames + used == host.buddy.total
 
 
-def collect(machine, table, level, tables, leaves):
+def collect(machine, table, level, tables, leaves, present=1):
+    """Every table frame and every mapped frame of a tree; ``present`` tells x86 from EPT."""
     tables.add(table >> 12)
     for index in range(512):
         entry = machine.ram.load(table + 8 * index)
-        if entry & 1:
+        if entry & present:
             target = entry & 0x000F_FFFF_FFFF_F000
             if level == 1:
                 leaves.add(target >> 12)
             else:
-                collect(machine, target, level - 1, tables, leaves)
+                collect(machine, target, level - 1, tables, leaves, present)
 
 
 def mmu_frames(machine):
     """Tables that the hypervisor built: found from the EPT root, or from its shadow pages."""
     if machine.mmu == "ept":
         tables, leaves = set(), set()
-        collect_ept(machine, machine.cpu.context.ept.root, 4, tables, leaves)
+        collect(machine, machine.cpu.context.ept.root, 4, tables, leaves, present=7)
         backing = set()
         collect(machine, machine.qemu.process.root, 4, set(), backing)
         assert leaves <= backing
@@ -89,18 +90,6 @@ def mmu_frames(machine):
                 target = (spte & 0x000F_FFFF_FFFF_F000) >> 12
                 assert target in (backing if index in page.maps else frames)
     return frames
-
-
-def collect_ept(machine, table, level, tables, leaves):
-    tables.add(table >> 12)
-    for index in range(512):
-        entry = machine.ram.load(table + 8 * index)
-        if entry & 7:
-            target = entry & 0x000F_FFFF_FFFF_F000
-            if level == 1:
-                leaves.add(target >> 12)
-            else:
-                collect_ept(machine, target, level - 1, tables, leaves)
 
 
 @pytest.mark.parametrize("seed", range(4))
