@@ -63,6 +63,15 @@ def differences(engine, answer, outcome, memory):
     return found
 
 
+def warm_differences(engine, access, outcome):
+    """An access that arrived arrives there again, without a reference: the TLB has it."""
+    if outcome.result != "ok":
+        return {}
+    expected = outcome.gpa if outcome.hpa is None else outcome.hpa, 0
+    said = engine.again(access)
+    return {} if said == expected else {"again": (expected, said)}
+
+
 class Bench:
     """Both sides, with the same controls, for one access after another."""
 
@@ -75,7 +84,8 @@ class Bench:
         for address, word in words.items():
             store(address, word)
         outcome = reference.translate(self.controls, memory, access, self.nested)
-        return differences(self.engine, self.engine.ask(access), outcome, memory)
+        found = differences(self.engine, self.engine.ask(access), outcome, memory)
+        return found | warm_differences(self.engine, access, outcome)
 
 
 def say(capsys, text):

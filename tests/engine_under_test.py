@@ -128,6 +128,12 @@ class Engine:
             self.cpu.attempt(access.va, KINDS[access.type], implicit=bool(access.implicit))
         )
 
+    def again(self, access: reference.Access) -> tuple[Any, int]:
+        """The same access once more, now that it may be cached: outcome and references."""
+        self.records.clear()
+        outcome = self.cpu.attempt(access.va, KINDS[access.type], implicit=bool(access.implicit))
+        return outcome, sum(isinstance(one, Step) for one in self.records)
+
     def word(self, address: int, size: int) -> int:
         """What memory holds now."""
         return self.ram.load(address) if size == 8 else self.ram.load4(address)

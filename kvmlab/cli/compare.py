@@ -77,8 +77,10 @@ def bar(mmus: Sequence[str]) -> Iterator["Progress | None"]:
     from rich.console import Console
     from rich.progress import Progress
 
+    from kvmlab.figures.modes import design
+
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks = {mmu: bars.add_task(mmu, total=None) for mmu in mmus}
+        tasks = {mmu: bars.add_task(design(mmu), total=None) for mmu in mmus}
         yield lambda mmu, done, total: bars.update(tasks[mmu], completed=done, total=total)
 
 

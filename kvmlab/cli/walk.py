@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from kvmlab.figures.fold import Walk
     from kvmlab.figures.scene import Scene
     from kvmlab.figures.walk import Setting
-    from kvmlab.labs.access import Recorded, Request
+    from kvmlab.study.access import Recorded, Request
 
 HELP = "Print one translation step by step, from a cold TLB."
-PAGES = ("4K", "2M", "1G")
-ADDRESS = 0x7F12_3456_7AB8
+GUEST_PAGES = ("4K", "2M", "4M", "1G")
+HOST_PAGES = ("4K", "2M", "1G")
 SPACES = ("gva", "gpa", "hva", "hpa")
 
 
@@ -27,18 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mmu", choices=("native", "shadow", "ept"), default="ept", help="(default: ept)"
     )
-    parser.add_argument("--guest-levels", type=int, choices=(4, 5), default=4, help="(default: 4)")
-    parser.add_argument("--guest-page", choices=PAGES, default="4K", help="(default: 4K)")
+    parser.add_argument(
+        "--guest-levels",
+        type=int,
+        choices=(2, 3, 4, 5),
+        default=4,
+        help="2 is 32-bit paging, 3 is PAE (default: 4)",
+    )
+    parser.add_argument(
+        "--guest-page",
+        choices=GUEST_PAGES,
+        default="4K",
+        help="4M with 2 levels only, 2M with 3 and more, 1G with 4 and more (default: 4K)",
+    )
     parser.add_argument("--host-levels", type=int, choices=(4, 5), help="of EPT (default: 4)")
     parser.add_argument(
-        "--host-page", choices=PAGES, help="what backs the guest's memory (default: 4K)"
+        "--host-page", choices=HOST_PAGES, help="what backs the guest's memory (default: 4K)"
     )
     parser.add_argument(
         "--gva",
         type=argument(parse_address),
-        default=ADDRESS,
         metavar="HEX",
-        help=f"the address that a program of the guest reads (default: {ADDRESS:#x})",
+        help="the address that a program of the guest reads (default: 0x7f1234567ab8, or "
+        "0xb7123ab8 with 2 or 3 guest levels)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -48,35 +59,36 @@ def run(args: argparse.Namespace) -> int:
 
     A walk that ends in a fault is an outcome like any other.
     """
-    from kvmlab.figures.walk import read_walk
-    from kvmlab.labs.access import first_access
+    from kvmlab.figures.walk import Setting, read_walk
+    from kvmlab.study.access import first_access
 
     recorded = first_access(request(args))
+    setting = Setting.of(recorded.machine, recorded.gva)
     if args.json:
-        walk = read_walk(recorded.records, recorded.setting)
-        print(json.dumps(as_json(walk, recorded.setting), indent=2))
+        print(json.dumps(as_json(read_walk(recorded.records, setting), setting), indent=2))
     else:
-        show(recorded)
+        show(recorded, setting)
     return 0
 
 
 def request(args: argparse.Namespace) -> "Request":
     """What the options ask for.  Raises `BadChoice` and `BadAddress`."""
-    from kvmlab.labs.access import Request
+    from kvmlab.study.access import GUESTS, Request, address_bits, usual_address
 
     if args.mmu == "native" and (args.host_levels or args.host_page):
         raise BadChoice("--host-levels and --host-page need a host; native paging has none")
-    width = 12 + 9 * args.guest_levels  # the offset, and an index for each level
-    if not is_canonical(args.gva, width):
-        raise BadAddress(
-            f"address {args.gva:#x} is not canonical: bits 63 to {width - 1} must be equal"
-        )
+    levels = args.guest_levels
+    gva, width = args.gva, address_bits(levels)
+    if gva is None:
+        gva = usual_address(levels)
+    elif GUESTS[levels].long_mode and not is_canonical(gva, width):
+        raise BadAddress(f"address {gva:#x} is not canonical: bits 63 to {width - 1} must be equal")
     return Request(
-        gva=args.gva,
+        gva=gva,
         mmu=args.mmu,
         guest_page=args.guest_page,
         host_page=args.host_page or "4K",
-        guest_levels=args.guest_levels,
+        guest_levels=levels,
         host_levels=args.host_levels or 4,
     )
 
@@ -112,7 +124,7 @@ def addresses(setting: "Setting") -> dict[str, str | None]:
     return {name: None if value is None else hex_text(value) for name, value in found.items()}
 
 
-def show(recorded: "Recorded") -> None:
+def show(recorded: "Recorded", setting: "Setting") -> None:
     """Print the chain, what happened once before the walk, and the walk."""
     from rich.console import Console
     from rich.text import Text
@@ -121,9 +133,9 @@ def show(recorded: "Recorded") -> None:
     from kvmlab.figures.walk import read_walk, summary, walk_scene
     from kvmlab.text import say
 
-    setting, before = recorded.setting, recorded.before
+    records, before = recorded.records, recorded.before
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(summary(read_walk(recorded.records, setting), setting, before))
+    console.print(summary(read_walk(records, setting), setting, before))
     console.print()
     for name, address in addresses(setting).items():
         console.print(f"{say(f'chain.{name}'):<20} {address or '–'}")
@@ -131,21 +143,22 @@ def show(recorded: "Recorded") -> None:
     for step in touch_steps(before, setting.mmu, setting.chain) if before else []:
         console.print(step.sentence)
     console.print()
-    scene = walk_scene(recorded.records, setting)
+    scene = walk_scene(records, setting)
     console.print(grid(scene))
     console.print(Text(say("walk.convention")))
 
 
 def grid(scene: "Scene") -> "Table":
-    """The rows of all steps of ``scene``: titles wrap, addresses never do."""
+    """The rows of all steps of ``scene``: words wrap, numbers and addresses are whole."""
     from rich.table import Table
     from rich.text import Text
 
     rows = [row for step in scene.steps for row in step.rows]
     table = Table(box=None, pad_edge=False)
-    for name, *cells in zip(scene.columns, *rows, strict=True):
-        widest = max(len(word) for cell in cells for word in cell.split() or [""])
-        table.add_column(name, min_width=widest)
+    *columns, last = zip(scene.columns, *rows, strict=True)
+    for texts in columns:
+        table.add_column(texts[0], width=max(len(word) for text in texts for word in text.split()))
+    table.add_column(last[0])
     for row in rows:
         table.add_row(*map(Text, row))
     return table

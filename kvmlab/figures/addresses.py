@@ -1,9 +1,17 @@
 """Addresses as the walk groups them: hex, monospaced, 9-9-9-9-12, the group in use lit."""
 
+from types import MappingProxyType
+
 from kvmlab.base.addresses import PAGE_SHIFT
 from kvmlab.figures.svg import element, text
+from kvmlab.hardware.formats import FORMATS
 
-INDEX_BITS = 9
+SPLITS = MappingProxyType({one.levels: one.index_bits for one in FORMATS.values()})
+"""Bits of each index, from the top level down, by how many levels the tables have.
+
+Tables of equally many levels split an address alike, whosever they are.
+"""
+
 SEGMENT, OFFSET_SEGMENT, HEIGHT = 48, 56, 26
 
 
@@ -12,20 +20,33 @@ def hex_text(value: int | None) -> str:
     return "–" if value is None else f"{value:#_x}"
 
 
-def index_text(index: int) -> str:
-    """An index of a table of 512 entries, three hex digits as the address bar shows them."""
-    return f"{index:03x}"
+def index_text(index: int, bits: int = 9) -> str:
+    """An index of ``bits`` bits in hex, with all its digits: three in a table of 512 entries."""
+    return f"{index:0{len(f'{(1 << bits) - 1:x}')}x}"
+
+
+def index_of(address: int, levels: int, level: int) -> int:
+    """Which entry of its table at ``level`` translates ``address``."""
+    bits, low = _place(levels, level)
+    return address >> low & (1 << bits) - 1
 
 
 def groups(address: int, levels: int) -> list[tuple[str, str, str]]:
     """``address`` as its tables split it: (``L4``, ``0fe``, ``47:39``) ..., last the offset."""
     split = []
     for level in range(levels, 0, -1):
-        low = PAGE_SHIFT + INDEX_BITS * (level - 1)
-        index = address >> low & (1 << INDEX_BITS) - 1
-        split.append((f"L{level}", index_text(index), f"{low + INDEX_BITS - 1}:{low}"))
+        bits, low = _place(levels, level)
+        digits = index_text(index_of(address, levels, level), bits)
+        split.append((f"L{level}", digits, f"{low + bits - 1}:{low}"))
     offset = address & (1 << PAGE_SHIFT) - 1
     return [*split, ("offset", f"{offset:03x}", f"{PAGE_SHIFT - 1}:0")]
+
+
+def _place(levels: int, level: int) -> tuple[int, int]:
+    """How many bits the index of ``level`` has, and where in the address they begin."""
+    split = SPLITS[levels]
+    below = split[levels - level + 1 :]
+    return split[levels - level], PAGE_SHIFT + sum(below)
 
 
 def bar(name: str, party: str, heading: str, x: float, address: int | None, levels: int) -> str:

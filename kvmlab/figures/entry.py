@@ -4,22 +4,22 @@ from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.scene import Table
 from kvmlab.hardware.describe import describe, entry_name
 from kvmlab.hardware.formats import format_named
-from kvmlab.hardware.records import AccessedDirty, Step
+from kvmlab.hardware.records import AccessedDirty
 from kvmlab.text import say
 
 UNUSED = ("ign", "reserved")
 
 
-def entry_table(step: Step, format_name: str) -> Table:
-    """The fields of the entry that ``step`` read, from bit 63 down; unused bits only if set."""
-    fields = describe(step.entry, format_name, step.level)
+def entry_table(entry: int, level: int, format_name: str) -> Table:
+    """The fields of ``entry``, from bit 63 or 31 down; unused bits only if set."""
+    fields = describe(entry, format_name, level)
     rows = [
         [_bits(one.high, one.low), one.name, _digits(one.value), one.meaning]
         for one in fields
         if one.value or one.name not in UNUSED
     ]
-    name = f"L{step.level} {entry_name(format_named(format_name), step.level)}"
-    caption = say("walk.entry.caption", name=name, entry=hex_text(step.entry))
+    name = f"L{level} {entry_name(format_named(format_name), level)}"
+    caption = say("walk.entry.caption", name=name, entry=hex_text(entry))
     columns = ["bits", "field", "value", "meaning"]
     return Table(caption, [say(f"walk.entry.{one}") for one in columns], rows)
 

@@ -1,7 +1,8 @@
 """The lattice of one walk: a row for each guest level and one for the data, each reference a cell.
 
 With EPT the cells of a row are the EPT entries that find the guest's entry at its end; native and
-shadow walks have one column.  Positions without a reference are dots.
+shadow walks have one column.  Positions without a reference are dots.  A PAE walk begins at a
+register of the CPU, which has a row above the others and no number.
 """
 
 from dataclasses import dataclass
@@ -18,17 +19,35 @@ ONE_COLUMN, BETWEEN = 88, 16
 PARTY = MappingProxyType({"guest": "G", "ept": "H", "shadow": "H"})
 
 
+Place = tuple[int, int]
+"""Where an arrow begins: the row and the column of a cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A PDPTE register of PAE paging: loaded with CR3, so it is not read on a walk."""
+
+    index: int
+    value: int
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Where the cells are: rows from the top guest level to the data, columns from the left."""
 
-    top: int  # the top level of the guest's (or the shadow's) tables
+    levels: int  # of the guest's (or the shadow's) tables
     ept: int  # levels of EPT, 0 where there is none
+    registers: int = 0  # how many of the top levels are registers of the CPU
+
+    @property
+    def top(self) -> int:
+        """The level of the first entry that a walk reads."""
+        return self.levels - self.registers
 
     @property
     def height(self) -> int:
         """Of the whole drawing."""
-        return HEADER + STRIDE * (self.top + 1) - (STRIDE - CELL)
+        return HEADER + STRIDE * (self.levels + 1) - (STRIDE - CELL)
 
     @property
     def cell(self) -> float:
@@ -41,7 +60,7 @@ class Grid:
 
     def y(self, row: int) -> int:
         """The top edge of ``row``."""
-        return HEADER + STRIDE * (self.top - row)
+        return HEADER + STRIDE * (self.levels - row)
 
 
 def column(reference: Reference) -> int:
@@ -49,15 +68,20 @@ def column(reference: Reference) -> int:
     return reference.step.level if reference.step.table == "ept" else 0
 
 
-def draw(walk: Walk, mmu: str, grid: Grid, where: dict[int, int]) -> str:
+def draw(
+    walk: Walk, mmu: str, grid: Grid, where: dict[int, int], register: Register | None = None
+) -> str:
     """The lattice of ``mmu``; ``where`` gives the address that each reached row looks for."""
     parts = [_tlb(), _headings(grid, mmu)]
-    parts += [_row_label(row, grid, where) for row in range(grid.top, -1, -1)]
+    parts += [_row_label(row, grid, where) for row in range(grid.levels, -1, -1)]
     parts += _dots(walk, grid)
-    before: Reference | None = None
+    before: Place | None = None
+    if register:
+        parts.append(_register(register, grid))
+        before = grid.levels, 0
     for reference in walk.references:
         parts.append(_cell(reference, before, grid))
-        before = reference
+        before = reference.row, column(reference)
     if walk.fill or walk.data:
         parts.append(_data(grid, before))
     return "".join(parts)
@@ -88,12 +112,14 @@ def _row_label(row: int, grid: Grid, where: dict[int, int]) -> str:
     title = f"L{row} {LEVEL_NAMES[row]}" if row else say("walk.row.data")
     space = "GPA" if grid.ept else "HPA"
     address = f"{space} {hex_text(where[row])}" if row in where else ""
-    register = text("CR3", LABELS - 4, y + 13, class_="kvm-small", text_anchor="end")
+    below = text(address, 0, y + 28, class_="kvm-mono kvm-minor")
+    loaded = text(say("walk.register.row"), 0, y + 28, class_="kvm-small")
+    root = text("CR3", LABELS - 4, y + 13, class_="kvm-small", text_anchor="end")
     return element(
         "g",
         text(title, 0, y + 13, class_="kvm-label"),
-        text(address, 0, y + 28, class_="kvm-mono kvm-minor"),
-        register if row == grid.top else "",
+        loaded if row > grid.top else below,
+        root if row == grid.levels == grid.top else "",
         class_="kvm-part",
         data_key=f"row.L{row}" if row else "row.data",
     )
@@ -117,9 +143,25 @@ def _dots(walk: Walk, grid: Grid) -> list[str]:
     ]
 
 
-def _cell(reference: Reference, before: Reference | None, grid: Grid) -> str:
+def _register(register: Register, grid: Grid) -> str:
+    x, y = grid.left(0), grid.y(grid.levels)
+    index = str(register.index)
+    return group(
+        "register",
+        say("walk.register.name", index=index, value=hex_text(register.value)),
+        "S",
+        element("rect", x=x, y=y, width=grid.cell, height=CELL, class_="kvm-cell kvm-open"),
+        text("S", x + 6, y + 20, class_="kvm-letter"),
+        text(say("walk.register.cell"), x + 18, y + 20, class_="kvm-label"),
+        text(index, x + grid.cell - 6, y + 20, class_="kvm-index", text_anchor="end"),
+        "" if grid.ept else _beside(register.value, say("walk.register.beside"), x, y, grid),
+    )
+
+
+def _cell(reference: Reference, before: Place | None, grid: Grid) -> str:
     step = reference.step
     x, y, party = grid.left(column(reference)), grid.y(reference.row), PARTY[step.table]
+    verdict = say(f"walk.short.{step.verdict.value}")
     name = say(
         "walk.cell.name",
         number=reference.number,
@@ -138,19 +180,19 @@ def _cell(reference: Reference, before: Reference | None, grid: Grid) -> str:
         text(
             index_text(step.index), x + grid.cell - 6, y + 20, class_="kvm-index", text_anchor="end"
         ),
-        "" if grid.ept else _beside(reference, x + grid.cell + BETWEEN, y + 20),
+        "" if grid.ept else _beside(step.entry, verdict, x, y, grid),
     )
 
 
-def _beside(reference: Reference, x: float, y: float) -> str:
+def _beside(entry: int, words: str, x: float, y: float, grid: Grid) -> str:
     """In a lattice of one column there is room for what was read, and what it means."""
-    step = reference.step
-    return text(hex_text(step.entry), x, y, class_="kvm-mono kvm-beside") + text(
-        say(f"walk.short.{step.verdict.value}"), x + 184, y, class_="kvm-label kvm-beside"
+    x += grid.cell + BETWEEN
+    return text(hex_text(entry), x, y + 20, class_="kvm-mono kvm-beside") + text(
+        words, x + 184, y + 20, class_="kvm-label kvm-beside"
     )
 
 
-def _data(grid: Grid, before: Reference | None) -> str:
+def _data(grid: Grid, before: Place | None) -> str:
     x, y = grid.left(0), grid.y(DATA_ROW)
     return group(
         "data",
@@ -168,15 +210,16 @@ def _data(grid: Grid, before: Reference | None) -> str:
     )
 
 
-def _way_to(row: int, x: float, before: Reference | None, grid: Grid) -> str:
-    """The arrow into the cell at ``row`` and ``x``, from the reference before it."""
+def _way_to(row: int, x: float, before: Place | None, grid: Grid) -> str:
+    """The arrow into the cell at ``row`` and ``x``, from the cell at ``before``."""
     y = grid.y(row)
     middle = y + CELL / 2
     if before is None:
         return arrow_right(LABELS, middle, x - 2)
-    right = grid.left(column(before)) + grid.cell
-    if before.row == row:
+    from_row, from_column = before
+    right = grid.left(from_column) + grid.cell
+    if from_row == row:
         return arrow_right(right + 2, middle, x - 2)
     start, target = right - grid.cell / 2, x + grid.cell / 2
-    bottom = grid.y(before.row) + CELL
+    bottom = grid.y(from_row) + CELL
     return line(f"M{start:g} {bottom + 1}V{y - 8}H{target:g}V{y - 5}") + head(target, y - 1, "down")

@@ -57,12 +57,12 @@ def number(value: int) -> str:
 
 def design(mmu: str) -> str:
     """The name of a design as it is written on the screen."""
-    return say(f"modes.design.{mmu}")
+    return say(f"design.{mmu}")
 
 
 def reason_name(reason: str) -> str:
-    """An exit reason in the words of the SDM; "" stands for no exit at all."""
-    return say(f"modes.exit.{reason or 'none'}")
+    """An exit reason in the words of the SDM."""
+    return say(f"modes.exit.{reason}")
 
 
 def references(rows: Sequence[Row]) -> Chart:
@@ -72,7 +72,7 @@ def references(rows: Sequence[Row]) -> Chart:
         Series(say(f"modes.table.{name}"), OWNER[name], [read[name] for read in reads])
         for name in TABLES
     ]
-    bars = [say(f"modes.bar.{row.mmu}") for row in rows]
+    bars = [design(row.mmu) for row in rows]
     return Chart(say("modes.references.title"), say("modes.references.axis"), bars, series)
 
 
@@ -83,14 +83,20 @@ def exits(rows: Sequence[Row]) -> Chart:
     for row in rows:
         total = row.total
         for reason in total.by_reason or [""]:
-            names = {"design": say(f"modes.bar.{row.mmu}"), "reason": reason_name(reason)}
-            bars.append(say("modes.exits.bar", **names))
+            bars.append(_exit_bar(row.mmu, reason))
             counts.append({deed: total.exits[reason, deed] for deed in DEEDS})
     series = [
         Series(say(f"modes.deed.{deed}"), SERVED[deed], [count[deed] for count in counts])
         for deed in DEEDS
     ]
     return Chart(say("modes.exits.title"), say("modes.exits.axis"), bars, series)
+
+
+def _exit_bar(mmu: str, reason: str) -> str:
+    """The name of a bar of exits; a design that had none ("") has a bar without a reason."""
+    if not reason:
+        return design(mmu)
+    return say("modes.exits.bar", design=design(mmu), reason=reason_name(reason))
 
 
 def table(rows: Sequence[Row]) -> Table:

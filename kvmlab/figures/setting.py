@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kvmlab.base.errors import BadChoice
+from kvmlab.figures.addresses import index_of
 from kvmlab.figures.fold import Walk, first_attempt
-from kvmlab.figures.lattice import Grid
+from kvmlab.figures.lattice import Grid, Register
 from kvmlab.hardware.formats import format_named
 from kvmlab.machine import Chain, Machine
 
@@ -17,6 +18,7 @@ class Setting:
     mmu: str  # "native", "shadow" or "ept"
     formats: Mapping[str, str]  # name of the format of each table that is walked
     chain: Chain
+    register: Register | None = None  # where the walk begins, if not at a table's top level
 
     @classmethod
     def of(cls, machine: Machine, gva: int) -> "Setting":
@@ -25,7 +27,7 @@ class Setting:
         walked = [context.tables, context.ept.tables if context.ept else None]
         formats = [tables.format for tables in walked if tables]
         names = {one.table: one.name for one in formats}
-        return cls(machine.mmu, names, machine.chain(gva))
+        return cls(machine.mmu, names, machine.chain(gva), _register(machine, gva))
 
     @property
     def main(self) -> str:
@@ -36,8 +38,21 @@ class Setting:
     def grid(self) -> Grid:
         """The shape of the lattice."""
         ept = self.formats.get("ept")
-        top = format_named(self.formats[self.main]).levels
-        return Grid(top, format_named(ept).levels if ept else 0)
+        return Grid(
+            levels=format_named(self.formats[self.main]).levels,
+            ept=format_named(ept).levels if ept else 0,
+            registers=1 if self.register else 0,
+        )
+
+
+def _register(machine: Machine, gva: int) -> Register | None:
+    """The PDPTE register that ``gva`` chooses, if the CPU walks PAE tables from registers."""
+    tables, registers = machine.cpu.context.tables, machine.cpu.pdptes
+    if registers is None or tables is None or tables.format.mode != "PAE":
+        return None
+    levels = tables.format.levels
+    index = index_of(gva, levels, levels)
+    return Register(index, registers[index])
 
 
 def read_walk(records: Iterable[object], setting: Setting) -> Walk:

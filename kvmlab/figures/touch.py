@@ -6,7 +6,6 @@ the walk, so none of it has a number.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.fold import exits, page_faults
@@ -14,18 +13,11 @@ from kvmlab.figures.scene import Role, SceneStep
 from kvmlab.host.records import HostFault
 from kvmlab.kvm.records import SlotLookup, SpteSet
 from kvmlab.machine import Chain
+from kvmlab.study.access import Before
 from kvmlab.text import count, say
 
 COLUMNS = ("number", "table", "level", "serves", "index", "address", "entry", "verdict")
 """The columns of the table of a walk, and of what led to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """Records from before the walk: of the page's first touch, and of all that came earlier."""
-
-    touch: Sequence[object]
-    earlier: Sequence[object] = ()
 
 
 def event_row(who: str, what: str) -> list[str]:

@@ -9,15 +9,16 @@ from collections.abc import Iterable
 
 from kvmlab.figures import chain as chain_drawing
 from kvmlab.figures import lattice
-from kvmlab.figures.addresses import bar, bar_texts, hex_text, index_text
+from kvmlab.figures.addresses import bar, bar_texts, groups, hex_text, index_text
 from kvmlab.figures.entry import entry_table, set_flags
 from kvmlab.figures.fold import DATA_ROW, Reference, Walk
 from kvmlab.figures.scene import Role, Scene, SceneStep
 from kvmlab.figures.setting import Setting, design_name, read_walk
 from kvmlab.figures.svg import drawing, element
-from kvmlab.figures.touch import COLUMNS, Before, event_row, touch_costs, touch_steps
+from kvmlab.figures.touch import COLUMNS, event_row, touch_costs, touch_steps
 from kvmlab.hardware.fields import LEVEL_NAMES
 from kvmlab.hardware.records import GeneralProtection, PageFault, Verdict, VmExit
+from kvmlab.study.access import Before
 from kvmlab.text import count, say
 
 __all__ = ["Setting", "design_name", "end_sentence", "read_walk", "summary", "walk_scene"]
@@ -36,15 +37,21 @@ def walk_scene(records: Iterable[object], setting: Setting, before: Before | Non
     return Scene(
         title=say(f"walk.title.{setting.mmu}"),
         svg=_draw(walk, setting, telling.where),
-        caption=f"{say(f'walk.caption.{setting.mmu}')} {say('walk.convention')}",
+        caption=_caption(setting),
         columns=[say(f"walk.table.column.{name}") for name in COLUMNS],
         steps=steps,
     )
 
 
+def _caption(setting: Setting) -> str:
+    """What the drawing shows, and how references are counted."""
+    register = [say("walk.caption.register")] if setting.register else []
+    return " ".join([say(f"walk.caption.{setting.mmu}"), *register, say("walk.convention")])
+
+
 def summary(walk: Walk, setting: Setting, before: Before | None) -> str:
     """The walk in a sentence or two: how many references of which tables, or why it stopped."""
-    design = say(f"lab.walk.{setting.mmu}")
+    design = say(f"design.{setting.mmu}")
     references = count("walk.references", len(walk.references))
     if walk.end:
         why = end_sentence(walk)
@@ -62,7 +69,7 @@ def summary(walk: Walk, setting: Setting, before: Before | None) -> str:
 
 def _draw(walk: Walk, setting: Setting, where: dict[int, int]) -> str:
     grid = setting.grid
-    bars = bar("gva", "G", say("walk.bar.gva"), 0, setting.chain.gva, grid.top)
+    bars = bar("gva", "G", say("walk.bar.gva"), 0, setting.chain.gva, grid.levels)
     if grid.ept:
         bars += bar("gpa", "H", say("walk.bar.gpa.idle"), GPA_BAR_LEFT, None, grid.ept)
     top = chain_drawing.height(setting.mmu) + 16
@@ -74,7 +81,7 @@ def _draw(walk: Walk, setting: Setting, where: dict[int, int]) -> str:
         element("g", bars, transform=f"translate(0 {top})"),
         element(
             "g",
-            lattice.draw(walk, setting.mmu, grid, where),
+            lattice.draw(walk, setting.mmu, grid, where, setting.register),
             transform=f"translate(0 {top + BARS})",
         ),
     )
@@ -91,6 +98,9 @@ class _Telling:
     def steps(self) -> list[SceneStep]:
         """All steps of the walk, in order."""
         told = [self._miss()] if self.walk.lookup else []
+        if self.setting.register and self.walk.lookup:
+            told.append(self._register(self.setting.register))
+            self.behind["register"] = "done"
         for reference in self.walk.references:
             told.append(self._reference(reference))
             self.behind[reference.key] = "done"
@@ -107,8 +117,9 @@ class _Telling:
     def _miss(self) -> SceneStep:
         lookup = self.walk.lookup
         assert lookup is not None  # noqa: S101  narrowed by the caller
+        begins = ".register" if self.setting.register else ""
         sentence = say(
-            f"walk.miss.{self.setting.mmu}",
+            f"walk.miss.{self.setting.mmu}{begins}",
             who=say("walk.user" if lookup.user else "walk.supervisor"),
             kind=say(f"walk.kind.{lookup.kind.name.lower()}"),
             gva=hex_text(lookup.gva),
@@ -116,6 +127,15 @@ class _Telling:
         texts = {"tlb": say("walk.tlb.miss")}
         lit: dict[str, Role] = {"tlb": "now", "chain.gva": "used"}
         return SceneStep(sentence, lit, texts, [event_row("TLB", say("walk.tlb.miss"))])
+
+    def _register(self, register: lattice.Register) -> SceneStep:
+        level, value = self.grid.levels, hex_text(register.value)
+        part, index, bits = groups(self.setting.chain.gva, level)[0]
+        sentence = say("walk.register", bits=bits, index=index, value=value)
+        lit: dict[str, Role] = {f"gva.{part}": "now", f"row.{part}": "used", "register": "now"}
+        row = ["–", say("walk.cpu"), str(level), "", index, "", value, say("walk.short.register")]
+        detail = entry_table(register.value, level, self.setting.formats[self.setting.main])
+        return SceneStep(sentence, lit, self._missed(), [row], detail)
 
     def _reference(self, reference: Reference) -> SceneStep:
         step, row = reference.step, reference.row
@@ -138,7 +158,7 @@ class _Telling:
             self.behind | self._lit(reference),
             {"tlb": say("walk.tlb.miss")} | self._gpa_texts(row),
             [self._row(reference)],
-            entry_table(step, self.setting.formats[step.table]),
+            entry_table(step.entry, step.level, self.setting.formats[step.table]),
         )
 
     def _lit(self, reference: Reference) -> dict[str, Role]:

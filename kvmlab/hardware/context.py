@@ -72,7 +72,8 @@ def context_key(controls: Controls, vmcs: Vmcs | None) -> tuple[object, ...]:
     own = (controls.cr0, controls.cr3, controls.cr4, controls.efer)
     if vmcs is None:
         return own
-    return (*own, vmcs.vpid, vmcs.eptp, vmcs.ncr3, vmcs.mode_based_execute, id(vmcs.pml))
+    nested = (vmcs.eptp, vmcs.ncr3, vmcs.nested_levels, vmcs.mode_based_execute, id(vmcs.pml))
+    return (*own, vmcs.vpid, *nested)
 
 
 def _ept(vmcs: Vmcs | None, cpu: Processor) -> Ept | None:

@@ -77,9 +77,16 @@ class Cpu(Mmu):
         self.refresh()
 
     def enter(self, vmcs: Vmcs) -> None:
-        """VMLAUNCH: from now on the guest runs, under ``vmcs``."""
-        self.vmcs = vmcs
-        self.refresh()
+        """VMLAUNCH: from now on the guest runs, under ``vmcs``.
+
+        Raises `MachineCheck` for a VMCS that fails VM entry; the CPU then stays where it was.
+        """
+        before, self.vmcs = self.vmcs, vmcs
+        try:
+            self.refresh()
+        except MachineCheck:
+            self.vmcs = before
+            raise
 
     # -- one try ------------------------------------------------------------------------
 

@@ -70,20 +70,16 @@ def mov_cr3(cpu: Cpu, value: int) -> None:
 
 
 def mov_cr0(cpu: Cpu, value: int) -> None:
-    """Load CR0; leaving paging drops everything, PAE paging may load the PDPTEs."""
+    """Load CR0; a change of PG drops everything, PAE paging may load the PDPTEs.
+
+    The SDM demands it of leaving paging.  What was cached before entering it, under EPT, is no
+    translation by the guest's tables: those start with an empty TLB.
+    """
     controls = cpu.controls
-    if value & CR0_PG and not value & CR0_PE:
-        _refuse(cpu, f"CR0 {value:#x} sets PG without PE")
-        return
-    entering = value & CR0_PG and not controls.paging
-    if entering and controls.efer & EFER_LME and not controls.cr4 & CR4_PAE:
-        _refuse(cpu, "paging cannot start: EFER.LME is set and CR4.PAE is not")
-        return
-    leaving = controls.paging and not value & CR0_PG
-    if leaving and controls.cr4 & CR4_PCIDE:
-        _refuse(cpu, f"CR0 {value:#x} clears PG while CR4.PCIDE is set")
-        return
     changed = value ^ controls.cr0
+    if why := _cr0_refusal(controls, value):
+        _refuse(cpu, why)
+        return
     if cpu.vmcs and changed & cpu.vmcs.cr0_host_owned:
         _exit_for_register(cpu, "CR0", 0, value)
         return
@@ -94,8 +90,20 @@ def mov_cr0(cpu: Cpu, value: int) -> None:
     _track_long_mode(controls)
     cpu.refresh()
     cpu.tap(ControlWrite("CR0", value))
-    if leaving:
+    if changed & CR0_PG:
         cpu.drop("MOV CR0", lambda one: one.vpid == cpu.context.tag.vpid)
+
+
+def _cr0_refusal(controls: Controls, value: int) -> str:
+    """Why CR0 cannot take ``value``; empty if it can."""
+    paging = value & CR0_PG
+    if paging and not value & CR0_PE:
+        return f"CR0 {value:#x} sets PG without PE"
+    if paging and not controls.paging and controls.efer & EFER_LME and not controls.cr4 & CR4_PAE:
+        return f"CR0 {value:#x} sets PG while EFER.LME is set and CR4.PAE is not"
+    if controls.paging and not paging and controls.cr4 & CR4_PCIDE:
+        return f"CR0 {value:#x} clears PG while CR4.PCIDE is set"
+    return ""
 
 
 def mov_cr4(cpu: Cpu, value: int) -> None:

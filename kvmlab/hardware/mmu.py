@@ -103,12 +103,7 @@ class Mmu:
         """The host-physical address that the TLB gives for an access; None calls for a walk."""
         gva, kind, user = access.gva, access.kind, access.user
         entry, where = self.tlb.lookup(gva, self.context.tags, fetch=kind is Kind.FETCH)
-        if (
-            entry is not None
-            and kind & entry.allows
-            and _allowed(controls, entry.rights, access)
-            and not permissions.key_denies(controls, entry.leaf, entry.rights, kind, user=user)
-        ):
+        if entry is not None and self._grants(entry, access, controls):
             self.tap(TlbLookup(gva, kind, user, where))
             return entry.page | gva & (1 << entry.shift) - 1
         # A cached entry that does not allow the access is no answer: the tables are.
@@ -116,6 +111,14 @@ class Mmu:
         if entry is not None:
             self.tlb.drop_page(gva, self.context.tag)
         return None
+
+    def _grants(self, entry: TlbEntry, access: Access, controls: Controls) -> bool:
+        """Whether a cached translation allows an access; without paging only EPT can object."""
+        kind, user = access.kind, access.user
+        if self.context.tables is None or not kind & entry.allows:
+            return bool(kind & entry.allows)
+        key = permissions.key_denies(controls, entry.leaf, entry.rights, kind, user=user)
+        return not key and _allowed(controls, entry.rights, access)
 
     # -- one translation ----------------------------------------------------------------
 

@@ -190,7 +190,7 @@ class Tlb:
         self._fetch = [Array(shape) for shape in geometry.fetch] or self._data
         self._second = [Array(shape) for shape in geometry.second]
         self._tags: dict[Tag, None] = {}  # every tag that was ever filled
-        self._fragments = False  # whether a fragment of a larger guest page was ever filled
+        self._broken: set[tuple[int, int]] = set()  # (shift, page) of pages held in fragments
 
     def lookup(
         self, gva: int, tags: tuple[Tag, ...], *, fetch: bool
@@ -212,7 +212,8 @@ class Tlb:
     def fill(self, entry: TlbEntry, *, fetch: bool) -> None:
         """Cache ``entry`` in both levels, where an array holds its page size."""
         self._tags[entry.tag] = None
-        self._fragments |= entry.span > entry.shift
+        if entry.span > entry.shift:
+            self._broken.add((entry.span, entry.vpn << entry.shift >> entry.span))
         self._put(self._fetch if fetch else self._data, entry)
         self._put(self._second, entry)
 
@@ -225,7 +226,7 @@ class Tlb:
         """
         pcids = (tag.pcid, GLOBAL)
         tags = tuple(one for one in self._tags if one.vpid == tag.vpid and one.pcid in pcids)
-        if self._fragments:
+        if any((span, gva >> span) in self._broken for span in (*LARGE, *HUGE)):
             return self.drop(lambda one: one.tag in tags and one.belongs_to(gva))
         return sum(one.remove(gva, tags) for one in self._arrays())
 

@@ -41,7 +41,8 @@ STYLE = """<style>
   font-size: 13px; padding-top: 8px }
 .kvm-modes th, .kvm-modes td { padding: 2px 8px; text-align: right; font-weight: 400;
   border-top: 1px solid var(--kvm-rule) }
-.kvm-modes thead th { font-weight: 600; border-top: none }
+.kvm-modes thead th { font-weight: 600; border-top: none; width: 18% }
+.kvm-modes thead th:first-child { width: auto }
 .kvm-modes th:first-child { text-align: left; padding-left: 0 }
 </style>"""
 
@@ -130,7 +131,7 @@ class ModesLab(widgets.VBox):
         self.designs = {
             mmu: widgets.Checkbox(
                 value=mmu in designs,
-                description=say(f"modes.control.{mmu}"),
+                description=figures.design(mmu),
                 indent=False,
                 layout=widgets.Layout(width="max-content", margin="2px 16px 2px 2px"),
             )

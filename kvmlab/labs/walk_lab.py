@@ -9,18 +9,24 @@ from kvmlab.base.addresses import parse_address
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.fold import Walk
-from kvmlab.figures.walk import design_name, read_walk, summary, walk_scene
+from kvmlab.figures.walk import Setting, design_name, read_walk, summary, walk_scene
 from kvmlab.hardware.records import Kind
-from kvmlab.labs.access import Recorded, Request, cold_access, first_access
 from kvmlab.labs.guard import Notice, guarded
 from kvmlab.labs.player import Player
-from kvmlab.machine import Chain, Machine
+from kvmlab.machine import MMUS, Chain, Machine
+from kvmlab.study.access import (
+    GUESTS,
+    Recorded,
+    Request,
+    cold_access,
+    first_access,
+    page_sizes,
+    usual_address,
+)
 from kvmlab.text import say
 
-ADDRESS = "0x7f1234567ab8"
-PAGES = ("4K", "2M", "1G")
-LEVELS = (4, 5)
-DESIGNS = ("native", "shadow", "ept")
+HOST_PAGES = ("4K", "2M", "1G")
+HOST_LEVELS = (4, 5)
 MAPPINGS = ("all", "read", "none")
 
 
@@ -46,15 +52,14 @@ class WalkLab(ipywidgets.VBox):
         super().__init__([*rows, self.notice, self.status, self.player])
         self.add_class("kvmlab-walk")
         self._show(self._record())
-        for control in (self.design, *self._access(), *self._shape()):
-            control.observe(self.update, names="value")
+        self._observe()
 
     # -- what the learner sees and scripts use ------------------------------------------
 
     @property
     def records(self) -> list[object]:
         """The records of the walk shown."""
-        return self._recorded.records
+        return self._records
 
     @property
     def walk(self) -> Walk:
@@ -69,12 +74,12 @@ class WalkLab(ipywidgets.VBox):
     @property
     def chain(self) -> Chain:
         """The address in the four address spaces."""
-        return self._recorded.setting.chain
+        return self._setting.chain
 
     # -- controls -----------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        words = [(say(f"lab.walk.{name}"), name) for name in DESIGNS]
+        words = [(say(f"design.{name}"), name) for name in MMUS]
         self.design = ipywidgets.RadioButtons(
             options=words,
             value="ept",
@@ -83,8 +88,10 @@ class WalkLab(ipywidgets.VBox):
             layout=ipywidgets.Layout(width="auto"),
         )
         self.design.add_class("kvmlab-design")
+        levels = self._machine.guest.tables.format.levels if self._machine else 4
+        self._suggested = hex(usual_address(levels))
         self.address = ipywidgets.Text(
-            value=ADDRESS,
+            value=self._suggested,
             description=say("lab.walk.address"),
             continuous_update=False,
             style={"description_width": "initial"},
@@ -95,22 +102,49 @@ class WalkLab(ipywidgets.VBox):
         users = [(say(f"lab.walk.user.{name}"), name == "user") for name in ("user", "supervisor")]
         self.user = _dropdown("user", users)
         self.mapping = _dropdown("mapping", [(say(f"lab.walk.mapping.{m}"), m) for m in MAPPINGS])
-        self.guest_page = _dropdown("guest_page", [(page, page) for page in PAGES])
-        self.host_page = _dropdown("host_page", [(page, page) for page in PAGES])
-        self.guest_levels = _dropdown("guest_levels", [(str(n), n) for n in LEVELS])
-        self.host_levels = _dropdown("host_levels", [(str(n), n) for n in LEVELS])
+        self.guest_page = _dropdown("guest_page", page_sizes(levels))
+        self.host_page = _dropdown("host_page", HOST_PAGES)
+        self.guest_levels = _dropdown("guest_levels", [(_levels_name(n), n) for n in GUESTS])
+        self.guest_levels.value = levels
+        self.host_levels = _dropdown("host_levels", [(str(n), n) for n in HOST_LEVELS])
 
     def _access(self) -> list[ipywidgets.Widget]:
         own = self._machine is not None
         return [self.address, self.kind, self.user, *([] if own else [self.mapping])]
 
     def _shape(self) -> list[ipywidgets.Widget]:
-        return [self.guest_page, self.guest_levels, self.host_page, self.host_levels]
+        return [self.guest_levels, self.guest_page, self.host_levels, self.host_page]
 
     @staticmethod
     def _row(*controls: ipywidgets.Widget) -> ipywidgets.Box:
         layout = ipywidgets.Layout(flex_flow="row wrap", grid_gap="0 16px", overflow="visible")
         return ipywidgets.Box(controls, layout=layout)
+
+    def _observe(self) -> None:
+        shape = (self.guest_page, self.host_page, self.host_levels)
+        for control in (self.design, *self._access(), *shape):
+            control.observe(self.update, names="value")
+        self.guest_levels.observe(self._reshape, names="value")
+
+    def _reshape(self, _change: object = None) -> None:
+        """Offer what tables of so many levels have, then walk: one walk for all that changed."""
+        fitted = (self.guest_page, self.address)
+        for control in fitted:
+            control.unobserve(self.update, names="value")
+        self._fit(self.guest_levels.value)
+        for control in fitted:
+            control.observe(self.update, names="value")
+        self.update()
+
+    def _fit(self, levels: int) -> None:
+        """The page sizes of these tables; and if the address was our own, one of their width."""
+        page, sizes = self.guest_page.value, page_sizes(levels)
+        self.guest_page.options = sizes
+        self.guest_page.value = page if page in sizes else sizes[0]
+        suggested = hex(usual_address(levels))
+        if self.address.value == self._suggested:
+            self.address.value = suggested
+        self._suggested = suggested
 
     # -- from the controls to the figure ------------------------------------------------
 
@@ -136,26 +170,33 @@ class WalkLab(ipywidgets.VBox):
         return first_access(request)
 
     def _show(self, recorded: Recorded) -> None:
-        scene = walk_scene(recorded.records, recorded.setting, recorded.before)
-        walk = read_walk(recorded.records, recorded.setting)
-        self._recorded, self._walk = recorded, walk
+        records, before = recorded.records, recorded.before
+        setting = Setting.of(recorded.machine, recorded.gva)
+        scene = walk_scene(records, setting, before)
+        walk = read_walk(records, setting)
+        self._records, self._setting, self._walk = records, setting, walk
         self.player.show(scene)
-        words = summary(walk, recorded.setting, recorded.before)
+        words = summary(walk, setting, before)
         self.status.value = f'<div role="status">{escape(words)}</div>'
-        mmu = recorded.setting.mmu
-        self.host_page.disabled = mmu == "native"
-        self.host_levels.disabled = mmu != "ept"
+        self.host_page.disabled = setting.mmu == "native"
+        self.host_levels.disabled = setting.mmu != "ept"
 
     def __repr__(self) -> str:
         """What is shown, in one line: the same text each time."""
-        walk, setting = self._walk, self._recorded.setting
+        walk, setting = self._walk, self._setting
         return (
             f"walk({design_name(setting)}, {hex_text(setting.chain.gva)}: "
             f"{walk.outcome}, {self.references} references)"
         )
 
 
-def _dropdown(name: str, options: Sequence[tuple[str, object]]) -> ipywidgets.Dropdown:
+def _levels_name(levels: int) -> str:
+    """How many levels a guest's tables have; of those that are not 64-bit also their name."""
+    fmt = GUESTS[levels]
+    return str(levels) if fmt.long_mode else f"{levels} ({fmt.name})"
+
+
+def _dropdown(name: str, options: Sequence[object]) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(
         options=options,
         description=say(f"lab.walk.{name}"),

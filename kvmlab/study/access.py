@@ -105,13 +105,14 @@ def cold_access(machine: Machine, request: Request) -> Recorded:
 
 
 def _build(request: Request, records: list[object]) -> Machine:
-    wide = GUESTS[request.guest_levels].long_mode if request.guest_levels in GUESTS else True
-    if request.host_page == "1G" and not wide:
+    guest = GUESTS.get(request.guest_levels)
+    narrow = guest is not None and not guest.long_mode
+    if narrow and request.host_page == "1G":
         raise BadChoice(
             f"pages of 1G cannot back a guest of {request.guest_levels} levels: "
             "it has less memory than that; choose 4K or 2M"
         )
-    large = wide and "1G" in (request.guest_page, request.host_page)
+    large = not narrow and "1G" in (request.guest_page, request.host_page)
     guest_memory, host_memory = LARGE if large else SMALL
     return Machine(
         request.mmu,

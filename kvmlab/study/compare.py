@@ -52,7 +52,11 @@ class Row:
         return self.program + self.kernel
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain data; the keys are an interface that others build on."""
+        """The row as plain data; the keys are an interface that others build on.
+
+        There is no ``cycles``: nothing here has a table of what each event costs, and a sum of
+        events without one would be no measurement.
+        """
         return {
             "trace": self.trace,
             "mmu": self.mmu,

@@ -41,7 +41,7 @@ def cells(lab):
 def show(lab, mmus):
     """Choose these designs, by mouse."""
     for mmu in ("native", "shadow", "ept"):
-        name = say(f"modes.control.{mmu}")
+        name = say(f"design.{mmu}")
         lab.page.get_by_role("checkbox", name=name, exact=True).set_checked(mmu in mmus)
 
 

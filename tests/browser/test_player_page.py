@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from kvmlab.figures.scene import Ask
-from kvmlab.figures.touch import Before
-from kvmlab.figures.walk import walk_scene
-from kvmlab.labs.access import Request, first_access
+from kvmlab.figures.walk import Setting, walk_scene
 from kvmlab.labs.player import Player
+from kvmlab.study.access import Request, first_access
 
 RUN = """
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -59,7 +58,7 @@ def static_page(scene):
 @pytest.fixture
 def scene():
     done = first_access(Request(gva=0x7F12_3456_7AB8))
-    return walk_scene(done.records, done.setting, Before(done.before.touch, done.before.earlier))
+    return walk_scene(done.records, Setting.of(done.machine, done.gva), done.before)
 
 
 @pytest.fixture

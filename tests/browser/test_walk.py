@@ -28,6 +28,16 @@ def place(lab):
     return lab.seen(f"{PLAYER} .kvm-count")
 
 
+def step_to(lab, words):
+    """Step forward from the first step until a sentence has these words."""
+    lab.page.locator(PLAYER).focus()
+    lab.page.keyboard.press("Home")
+    while words not in lab.seen(f"{PLAYER} .kvm-sentence"):
+        before = place(lab)
+        lab.page.keyboard.press("ArrowRight")
+        lab.until(lambda before=before: place(lab) != before)
+
+
 @pytest.fixture(params=["Light", "Dark"])
 def lab(open_notebook, request):
     """The lab, drawn, with the keyboard on its player."""
@@ -68,3 +78,20 @@ def test_each_design_has_its_references_in_the_page(lab):
         lab.until(lambda it=count: lab.page.locator(CELLS).count() == it)
         assert str(count) in lab.seen(".kvmlab-status")
         lab.shot(f"walk-{lab.theme_name}-{design.lower()}", ".kvmlab-walk")
+
+
+@pytest.mark.parametrize("name, groups", [("2 (32-bit)", 3), ("3 (PAE)", 4)])
+def test_a_guest_of_32_bits_is_drawn_as_its_tables_are(lab, name, groups):
+    lab.page.get_by_label("Guest levels", exact=True).select_option(name)
+    for design, count in (("native", 2), ("EPT", 14)):
+        lab.page.get_by_role("radio", name=design).check()
+        lab.until(lambda it=count: references(lab) == list(range(1, it + 1)))
+        assert lab.page.locator(f"{PLAYER} .kvm-stage g[data-key^='gva.']").count() == groups
+        assert lab.page.locator(f"{PLAYER} [data-key='register']").count() == ("PAE" in name)
+        step_to(lab, "choose PDPTE register" if "PAE" in name else "Reference 1 of")
+        lab.shot(f"walk-{lab.theme_name}-{name[0]}-{design.lower()}", ".kvmlab-walk")
+        step_to(lab, f"Reference {count} of")
+        lab.shot(f"walk-{lab.theme_name}-{name[0]}-{design.lower()}-last", ".kvmlab-walk")
+    lab.page.get_by_role("radio", name="shadow").check()
+    lab.until(lambda: "4 or 5 levels" in lab.seen(".kvmlab-walk [role=alert]"))
+    lab.shot(f"walk-{lab.theme_name}-{name[0]}-refused", ".kvmlab-walk")

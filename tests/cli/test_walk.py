@@ -37,6 +37,14 @@ def walked(capsys, *arguments):
         (["--mmu", "ept", "--guest-page", "1G", "--host-page", "1G"], 8),
         (["--mmu", "ept", "--guest-levels", "5", "--host-levels", "5"], 35),
         (["--mmu", "ept", "--guest-levels", "5"], 29),
+        (["--mmu", "native", "--guest-levels", "2"], 2),
+        (["--mmu", "native", "--guest-levels", "2", "--guest-page", "4M"], 1),
+        (["--mmu", "native", "--guest-levels", "3"], 2),
+        (["--mmu", "native", "--guest-levels", "3", "--guest-page", "2M"], 1),
+        (["--mmu", "ept", "--guest-levels", "2"], 14),
+        (["--mmu", "ept", "--guest-levels", "2", "--guest-page", "4M"], 9),
+        (["--mmu", "ept", "--guest-levels", "3"], 14),
+        (["--mmu", "ept", "--guest-levels", "3", "--guest-page", "2M"], 9),
     ],
 )
 def test_references_are_those_of_the_tables_walked(capsys, arguments, references):
@@ -83,11 +91,15 @@ def test_a_page_that_is_read_first_is_told_before_the_walk(capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_addresses_in_the_table_are_whole(capsys):
-    steps = walked(capsys)["steps"]
-    _, out, _ = run(capsys)
+@pytest.mark.parametrize("arguments", [[], ["--gva", "0xffff888000200000"]])
+def test_everything_in_the_table_is_whole(capsys, arguments):
+    """The second address has an entry of 16 digits."""
+    steps = walked(capsys, *arguments)["steps"]
+    _, out, _ = run(capsys, *arguments)
     whole = out.replace("_", "")
     assert all(step["entry_hpa"] in whole and step["entry"] in whole for step in steps)
+    assert out.count("next table") + out.count("leaf") == len(steps)
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -96,8 +108,15 @@ def test_addresses_in_the_table_are_whole(capsys):
         (["--mmu", "native", "--host-page", "4K"], "native paging has none"),
         (["--mmu", "native", "--host-levels", "4"], "native paging has none"),
         (["--mmu", "npt"], "npt"),
-        (["--guest-levels", "3"], "3"),
-        (["--guest-page", "4M"], "4M"),
+        (["--guest-levels", "6"], "6"),
+        (["--guest-page", "8M"], "8M"),
+        (["--guest-page", "4M"], "4M is no page size of 4-level paging; there are 4K, 2M, 1G"),
+        (["--guest-levels", "2", "--guest-page", "2M"], "32-bit paging; there are 4K, 4M"),
+        (["--guest-levels", "3", "--guest-page", "1G"], "PAE paging; there are 4K, 2M"),
+        (["--guest-levels", "2", "--host-page", "1G"], "cannot back a guest of 2 levels"),
+        (["--guest-levels", "3", "--mmu", "shadow"], "guests of 4 or 5 levels, not of 3"),
+        (["--guest-levels", "2", "--gva", "0x100000000"], "does not fit in the 32 bits"),
+        (["--guest-levels", "3", "--gva", "7f1234567ab8"], "does not fit in the 32 bits of PAE"),
         (["--gva", "0x800000000000"], "not canonical"),
         (["--gva", "zz"], "hex digits"),
         (["--gva", "0x10000000000000000"], "hex digits"),
@@ -112,3 +131,28 @@ def test_a_bad_option_is_one_line_and_status_2(capsys, arguments, complaint):
 
 def test_what_is_not_canonical_depends_on_the_levels(capsys):
     assert walked(capsys, "--gva", "0x800000000000", "--guest-levels", "5")["outcome"] == "mapped"
+
+
+@pytest.mark.parametrize(
+    "levels, address",
+    [("2", "0xb7123ab8"), ("3", "0xb7123ab8"), ("4", "0x7f1234567ab8"), ("5", "0x7f1234567ab8")],
+)
+def test_without_an_address_one_is_taken_that_fits_and_the_help_says_which(capsys, levels, address):
+    assert walked(capsys, "--guest-levels", levels)["gva"] == address
+    with pytest.raises(SystemExit):
+        cli.main(["walk", "--help"])
+    assert address in capsys.readouterr().out
+
+
+def test_the_register_of_a_pae_guest_is_told_and_not_counted(capsys):
+    found = walked(capsys, "--guest-levels", "3", "--mmu", "native")
+    assert [(step["level"], step["index"]) for step in found["steps"]] == [(2, 0x1B8), (1, 0x123)]
+    _, out, _ = run(capsys, "--guest-levels", "3", "--mmu", "native")
+    (line,) = (line for line in out.splitlines() if "register" in line)
+    assert line.split()[:4] == ["–", "CPU", "3", "2"]
+
+
+@pytest.mark.parametrize("mmu, name", [("native", "native paging"), ("shadow", "shadow paging")])
+def test_a_design_has_the_name_that_it_has_in_the_labs(capsys, mmu, name):
+    _, out, _ = run(capsys, "--mmu", mmu)
+    assert out.startswith(f"{name}: 4 references")

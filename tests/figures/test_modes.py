@@ -35,7 +35,7 @@ def cells(rows):
 
 def test_references_are_stacked_by_whose_table_was_read():
     chart = modes.references(ALL)
-    assert chart.bars == ["native", "shadow", "EPT"]
+    assert chart.bars == ["native paging", "shadow paging", "EPT"]
     assert {one.party: one.values for one in chart.series} == {
         "guest": [40, 0, 400],
         "host": [0, 0, 2000],
@@ -46,7 +46,7 @@ def test_references_are_stacked_by_whose_table_was_read():
 
 def test_exits_have_a_bar_for_each_reason_and_one_for_a_design_without():
     chart = modes.exits(ALL)
-    assert chart.bars == ["native: none", "shadow: #PF exception", "EPT: EPT violation"]
+    assert chart.bars == ["native paging", "shadow paging: #PF", "EPT: EPT violation"]
     assert chart.totals == [0, 711, 9]
 
 

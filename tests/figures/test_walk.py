@@ -7,13 +7,16 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from kvmlab.base.errors import BadChoice
-from kvmlab.figures.addresses import groups, hex_text
-from kvmlab.figures.touch import Before, touch_costs
+from kvmlab.figures.addresses import SPLITS, groups, hex_text
+from kvmlab.figures.lattice import Register
+from kvmlab.figures.touch import touch_costs
 from kvmlab.figures.walk import Setting, read_walk, summary, walk_scene
+from kvmlab.hardware.formats import FORMATS
 from kvmlab.hardware.records import ExitReason, GeneralProtection, Kind, PageFault, VmEntry, VmExit
 from kvmlab.host.records import HostFault
 from kvmlab.kvm.records import SlotLookup, SpteSet
 from kvmlab.machine import Chain
+from kvmlab.study.access import Before
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -132,6 +135,53 @@ def test_native_and_shadow_walks_have_one_column(flat, chain, mmu, table):
     assert ("every write to a guest table traps" in scene.caption) == (mmu == "shadow")
 
 
+@pytest.mark.parametrize("register", [None, Register(2, 0x10_5001)])
+@pytest.mark.parametrize("nest", [0, 4])
+def test_a_guest_of_32_bits_has_two_rows_of_references_and_the_data(nested, chain, register, nest):
+    """With and without the PDPTE registers of PAE, which are a row of their own."""
+    name = "PAE" if register else "32-bit"
+    formats = {"guest": name, "ept": "EPT-4"} if nest else {"guest": name}
+    setting = Setting("ept" if nest else "native", formats, chain, register)
+    scene = walk_scene(nested(2, nest), setting)
+    drawn = elements(scene.svg)
+
+    assert sorted(map(int, numbers(scene).values())) == list(range(1, 3 + 3 * nest))
+    assert {key for key in numbers(scene) if key.startswith("guest")} == {"guest.L2", "guest.L1"}
+    assert [key for key in drawn if key.startswith("row.")] == [
+        *(["row.L3"] if register else []),
+        *("row.L2", "row.L1", "row.data"),
+    ]
+    assert ("gva.L3" in drawn, "register" in drawn) == (bool(register), bool(register))
+    assert {key for step in scene.steps for key in step.lit} <= set(drawn)
+
+
+def test_the_register_of_pae_is_a_step_and_no_reference(nested):
+    chain = Chain(0xB712_3AB8, 0x10_8AB8, 0x7F00_0010_8AB8, 0x11_0AB8)
+    setting = Setting("ept", {"guest": "PAE", "ept": "EPT-4"}, chain, Register(2, 0x10_5001))
+    scene = walk_scene(nested(2, 4), setting)
+    step, following = scene.steps[1:3]
+
+    assert "Bits 31:30 of the address choose PDPTE register 2: 0x10_5001" in step.sentence
+    assert "no reference" in step.sentence
+    assert now(step) == ["gva.L3", "register"]
+    assert step.rows == [["–", "CPU", "3", "", "2", "", "0x10_5001", "register, no reference"]]
+    assert step.detail.caption == "L3 PDPTE = 0x10_5001"
+    assert following.sentence.startswith("Reference 1 of 14")
+    assert following.lit["register"] == "done"
+    assert elements(scene.svg)["register"].get("aria-label").endswith("Not a reference")
+    assert "PAE" in scene.caption
+    assert "CR3 holds" not in scene.steps[0].sentence
+
+
+def test_entries_of_a_32_bit_guest_have_32_bits(nested, chain):
+    scene = walk_scene(nested(2, 0), Setting("native", {"guest": "32-bit"}, chain))
+    details = [step.detail for step in scene.steps if step.detail]
+
+    assert [table.caption[:6] for table in details] == ["L2 PDE", "L1 PTE"]
+    assert [table.rows[0][0] for table in details] == ["31:12", "31:12"]
+    assert "XD" not in {row[1] for table in details for row in table.rows}
+
+
 def test_only_what_the_cpu_walks_is_a_solid_arrow(nested, flat, ept, chain):
     def dashed(scene):
         arrows = {key: one for key, one in elements(scene.svg).items() if key.startswith("by.")}
@@ -153,7 +203,7 @@ def test_the_first_touch_is_told_before_the_walk(nested, ept, chain):
         SpteSet("ept", 1, 0, 0, 0),
         VmEntry(None),
     ]
-    scene = walk_scene(nested(), ept, Before(touch))
+    scene = walk_scene(nested(), ept, Before(touch, []))
 
     assert touch_costs(touch) == "1 EPT violation"
     assert [now(step) for step in scene.steps[:4]] == [[], ["by.slot"], ["by.host"], ["by.ept"]]
@@ -240,14 +290,29 @@ def test_every_element_that_can_be_chosen_has_a_name(nested, ept):
         (0x7F12_3456_7008, 4, ["0fe", "048", "1a2", "167", "008"]),
         (0xFFFF_8880_0000_0FFF, 4, ["111", "000", "000", "000", "fff"]),
         (0x00FF_FFFF_FFFF_FFFF, 5, ["0ff", "1ff", "1ff", "1ff", "1ff", "fff"]),
+        (0xB712_3AB8, 2, ["2dc", "123", "ab8"]),
+        (0xB712_3AB8, 3, ["2", "1b8", "123", "ab8"]),
+        (0xFFFF_FFFF, 2, ["3ff", "3ff", "fff"]),
     ],
 )
 def test_an_address_is_split_as_its_tables_split_it(address, levels, digits):
     assert [text for _, text, _ in groups(address, levels)] == digits
 
 
-def test_bits_of_the_groups_meet():
-    assert [bits for _, _, bits in groups(0, 4)] == ["47:39", "38:30", "29:21", "20:12", "11:0"]
+@pytest.mark.parametrize(
+    "levels, expected",
+    [
+        (2, ["31:22", "21:12", "11:0"]),
+        (3, ["31:30", "29:21", "20:12", "11:0"]),
+        (4, ["47:39", "38:30", "29:21", "20:12", "11:0"]),
+    ],
+)
+def test_bits_of_the_groups_meet(levels, expected):
+    assert [bits for _, _, bits in groups(0, levels)] == expected
+
+
+def test_tables_of_equally_many_levels_split_an_address_alike():
+    assert all(SPLITS[one.levels] == one.index_bits for one in FORMATS.values())
 
 
 def test_hex_is_grouped_by_four_digits():

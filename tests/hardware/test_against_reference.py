@@ -19,7 +19,7 @@ from tests.reference import Access, Controls, Memory
 SAMPLED = 3000
 
 P, W, U, A, D, PS, BIT8 = (1 << n for n in (0, 1, 2, 5, 6, 7, 8))
-XD, KEY_5 = 1 << 63, 5 << 59
+XD, KEY = 1 << 63, 13  # of the page, where keys are on
 ROOT, VA = 0x1000, 0x60_5123  # the tables follow the root, one page for each level
 
 MODES = {"32bit": (2, 10, 4), "pae": (3, 9, 8), "4level": (4, 9, 8), "5level": (5, 9, 8)}
@@ -34,7 +34,7 @@ ACCESSES += [
     for kind, cpl, implicit in itertools.product(("read", "write"), (0, 3), (False, True))
 ]
 
-# CR4 bit, and what PKRU or PKRS says of key 5.  The register that is off denies everything, so
+# CR4 bit, and what PKRU or PKRS says of the key.  The register that is off denies everything, so
 # that it shows if it is asked.  Both bits of a rule deny no more than AD alone.
 KEY_RULES = [("", 0), ("cr4_pke", 1), ("cr4_pke", 2), ("cr4_pks", 1), ("cr4_pks", 2)]
 
@@ -51,7 +51,7 @@ def controls_of(mode):
         for name, rule in rules:
             keys = {"pkru": 0xFFFF_FFFF, "pkrs": 0xFFFF_FFFF}
             if name:
-                keys |= {name: 1, "pkru" if name == "cr4_pke" else "pkrs": rule << 2 * 5}
+                keys |= {name: 1, "pkru" if name == "cr4_pke" else "pkrs": rule << 2 * KEY}
             yield {**switches, **keys}
 
 
@@ -115,7 +115,7 @@ def all_ones(mode):
 def tables_for(mode, level, upper, leaf):
     """The words of all tables, with these two entries in their places."""
     levels, width, size = MODES[mode]
-    keyed = KEY_5 if mode in ("4level", "5level") else 0
+    keyed = KEY << 59 if mode in ("4level", "5level") else 0
     memory, base = Memory(), ROOT
     for at in range(levels, 0, -1):
         shift = 12 + width * (at - 1)

@@ -118,6 +118,15 @@ def test_mov_cr3_without_pcids_drops_pcid_0_alone():
     assert {name for name, kept in HELD.items() if kept not in left} == {"PCID 0"}
 
 
+def test_entering_paging_drops_what_was_cached_without_it():
+    """Under EPT a linear address is guest-physical then: no translation by the guest's tables."""
+    cpu = guest_cpu(vpid=1)
+    cpu.controls.cr0, cpu.controls.cr4 = CR0_PE, CR4
+    cpu.refresh()
+    instructions.mov_cr0(cpu, CR0_PE | CR0_PG)
+    assert {one.tag.vpid for one in cpu.tlb.entries()} == {0, 2}
+
+
 def test_leaving_paging_drops_everything_of_the_guest():
     cpu = guest_cpu(vpid=1)
     cpu.controls.cr4, cpu.controls.cr3 = CR4, 0x1000

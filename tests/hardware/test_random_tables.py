@@ -11,7 +11,7 @@ import os
 import pytest
 
 from tests import reference, tables
-from tests.engine_against_reference import SEED, differences, say
+from tests.engine_against_reference import SEED, differences, say, warm_differences
 from tests.engine_under_test import ask
 
 CASES = int(os.environ.get("KVMLAB_CASES", "100"))
@@ -33,7 +33,8 @@ def compare(case, order):
     eager = order == reference.DESCENDING
     answer, engine = ask(controls, memory, access, nested, eager=eager)
     outcome = reference.translate(controls, memory, access, nested, accessed=order)
-    return outcome, differences(engine, answer, outcome, memory)
+    found = differences(engine, answer, outcome, memory)
+    return outcome, found | warm_differences(engine, access, outcome)
 
 
 def one_processor(case, host):

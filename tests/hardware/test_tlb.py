@@ -192,6 +192,29 @@ def test_walk_caches_and_the_nested_tlb_cut_24_references_to_1():
     assert references(0x2000) == 0
 
 
+def test_a_cached_upper_entry_carries_the_rights_of_all_above_it():
+    under_test, references = machine()
+    directory = pte_of(under_test, 0) - 0x1000
+    under_test.ram.store(
+        directory, under_test.ram.load(directory) & ~2
+    )  # nothing below is writable
+    under_test.cpu.cpl = 3
+    assert references(0x1000) == 4
+    assert references(0x2000) == 1
+    refused = under_test.cpu.attempt(0x2000, Kind.WRITE)
+    assert refused == PageFault(0x2000, 7, Kind.WRITE, user=True)
+
+
+def test_a_page_fault_drops_the_upper_entries_that_were_used():
+    under_test, references = machine()
+    references(0x1000)
+    pte = under_test.ram.load(pte_of(under_test, 0x2000))
+    under_test.ram.store(pte_of(under_test, 0x2000), 0)
+    assert isinstance(under_test.cpu.attempt(0x2000, Kind.READ), PageFault)
+    under_test.ram.store(pte_of(under_test, 0x2000), pte)
+    assert references(0x2000) == 4
+
+
 def test_an_ept_violation_drops_the_guest_physical_mapping():
     """Else the hypervisor could grant the right for ever, and the guest fault for ever."""
     under_test, references = machine(vpid=1, eptp="A")

@@ -51,6 +51,74 @@ def test_five_levels_on_five_levels():
     assert lab.references == 35
 
 
+@pytest.mark.parametrize(
+    "levels, page, mmu, references",
+    [
+        (2, "4K", "native", 2),
+        (2, "4M", "native", 1),
+        (2, "4M", "ept", 9),
+        (3, "4K", "ept", 14),
+        (3, "2M", "ept", 9),
+    ],
+)
+def test_a_guest_of_32_bits_has_two_levels_in_memory(levels, page, mmu, references):
+    lab = labs.walk()
+    lab.guest_levels.value = levels
+    lab.guest_page.value = page
+    lab.design.value = mmu
+
+    assert (lab.references, lab.walk.outcome, lab.notice.value) == (references, "mapped", "")
+
+
+def test_pages_and_address_follow_the_levels_in_one_walk():
+    lab = labs.walk()
+    sent = []
+    lab.guest_page.value = "1G"
+    lab.player.observe(lambda change: sent.append(change.new["title"]), names="scene")
+    lab.guest_levels.value = 2
+
+    assert len(sent) == 1
+    assert lab.guest_page.options == ("4K", "4M")
+    assert (lab.guest_page.value, lab.address.value) == ("4K", "0xb7123ab8")
+
+    lab.guest_levels.value = 4
+    assert lab.guest_page.options == ("4K", "2M", "1G")
+    assert (lab.address.value, lab.references) == ("0x7f1234567ab8", 24)
+
+
+def test_a_page_that_both_guests_have_stays_chosen():
+    lab = labs.walk()
+    lab.guest_page.value = "2M"
+    lab.guest_levels.value = 3
+
+    assert (lab.guest_page.value, lab.references) == ("2M", 9)
+
+
+def test_an_address_of_the_learners_own_is_kept_and_refused_if_it_does_not_fit():
+    lab = labs.walk()
+    lab.address.value = "0x400123"
+    lab.guest_levels.value = 3
+    assert (lab.address.value, lab.chain.gva, lab.notice.value) == ("0x400123", 0x40_0123, "")
+
+    lab.address.value = "0x7f0000000000"
+    assert "0x7f0000000000 does not fit in the 32 bits of PAE paging" in lab.notice.value
+    assert lab.chain.gva == 0x40_0123
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_shadow_paging_of_a_32_bit_guest_is_refused_by_a_message(levels):
+    lab = labs.walk()
+    lab.guest_levels.value = levels
+    shown = lab.player.scene
+    lab.design.value = "shadow"
+
+    assert "guests of 4 or 5 levels" in lab.notice.value
+    assert lab.player.scene == shown
+
+    lab.guest_levels.value = 4
+    assert (lab.notice.value, lab.references) == ("", 4)
+
+
 def test_a_first_touch_under_ept_costs_one_violation():
     lab = labs.walk()
 
@@ -95,10 +163,16 @@ def test_controls_that_a_design_does_not_have_are_switched_off():
     assert off == [(True, True), (False, True), (False, False)]
 
 
+def values(control):
+    """What can be chosen in a control; an option is a value or a pair of its name and its value."""
+    options = getattr(control, "options", ())
+    return [one[1] if isinstance(one, tuple) else one for one in options]
+
+
 def test_every_option_of_every_control_gives_a_figure():
     lab = labs.walk()
     for control in controls(lab):
-        for _, value in getattr(control, "options", ()):
+        for value in values(control):
             control.value = value
             assert lab.notice.value == "", (control.description, value)
             assert lab.player.steps > 0
@@ -185,6 +259,22 @@ def test_an_own_machine_is_looked_at_as_it_is():
     assert machine.cpu.tap == told.append
     choices = [one.description for one in controls(lab) if hasattr(one, "options")]
     assert choices == ["Access", "Mode"]
+
+
+def test_an_own_machine_of_32_bits_begins_with_an_address_that_fits():
+    machine = Machine("native", guest_levels=3)
+    process = machine.guest.spawn("own")
+    machine.guest.switch(process)
+    process.mmap(0xB712_3000, 0x1000)
+
+    lab = labs.walk(machine)
+    assert (lab.references, lab.walk.outcome) == (2, "mapped")
+
+
+def test_designs_have_the_names_that_they_have_everywhere():
+    names = [name for name, _ in labs.walk().design.options]
+
+    assert names == ["native paging", "shadow paging", "EPT"]
 
 
 def test_an_own_machine_without_a_process_is_refused():
