@@ -1,6 +1,6 @@
 """How long one cold two-dimensional walk takes, beside the plainest loop over as many words.
 
-    pytest tests/bench -s
+pytest tests/bench -s
 """
 
 from statistics import median
@@ -53,5 +53,7 @@ def test_a_24_step_walk_with_its_records_costs_at_most_50_plain_loops():
     assert loop() == [machine.ram.load(hpa) for hpa in addresses]
 
     walking, looping = microseconds(walk), microseconds(loop)
-    print(f"\n24-step walk {walking:.1f} us, plain loop {looping:.2f} us: {walking / looping:.0f} x")
+    print(
+        f"\n24-step walk {walking:.1f} us, plain loop {looping:.2f} us: {walking / looping:.0f} x"
+    )
     assert walking / looping < 50
