@@ -1,7 +1,7 @@
 """The engine against the live KVM: KVM_TRANSLATE, and accesses by a guest that runs.
 
 Skipped, with the reason, where there is no KVM or it cannot do a mode; one access whose answer is
-known tells.  500 cases each, ``--all`` takes 5,000, ``KVMLAB_KVM_CASES`` another number, and
+known tells.  200 cases each, ``--all`` takes 5,000, ``KVMLAB_KVM_CASES`` another number, and
 ``KVMLAB_KVM_SEED`` repeats the seed that a run prints.  A difference names its case, which
 `tests.tables` makes again from the seed and the number in that name.
 
@@ -27,7 +27,7 @@ from tests.reference_entries import ACCESSED
 from tests.tables_regular import regular_case
 
 SEED = int(os.environ.get("KVMLAB_KVM_SEED", random.SystemRandom().randrange(1 << 32)))
-QUICK, WHOLE = 500, 5_000
+QUICK, WHOLE = 200, 5_000
 WIDTHS = {"32bit": 32, "pae": 32, "4level": 48, "5level": 57}
 VECTORS = {"ok": None, "#PF": 14, "#GP": 13}
 
