@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(BROWSER_TESTS):
             item.add_marker("browser")
+    # Last, since Playwright keeps an event loop running, and labs ask whether one is.
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
     long = [item for item in items if item.get_closest_marker("long")]
     if long and not wants_all(config):
         items[:] = [item for item in items if item not in long]
