@@ -254,7 +254,7 @@ def invvpid(cpu: Cpu, kind: int, vpid: int = 0, gva: int = 0) -> bool:
     """
     if kind not in (0, 1, 2, 3) or (kind != 2 and vpid == 0):
         return False
-    if kind == 0 and not is_canonical(gva, 48):
+    if kind == 0 and not is_canonical(gva, max(48, cpu.context.width)):
         return False
 
     def concerned(one: Tag) -> bool:
