@@ -35,6 +35,7 @@ class Vcpu:
             ExitReason.EPT_VIOLATION,
             ExitReason.EXCEPTION,
             ExitReason.INVLPG,
+            ExitReason.INVPCID,
         ):
             self.mmu.handle(reason)
         else:
