@@ -48,6 +48,7 @@ class Zap:
     table: str
     level: int
     gfn: int
+    hpa: int  # of the entry
     spte: int
 
 

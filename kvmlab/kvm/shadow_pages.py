@@ -209,7 +209,7 @@ class ShadowPages:
         elif child := self._by_hpa.get(spte & ADDRESS):
             child.parents.discard(slot)
             gfn = child.gfn
-        self._vm.tap(Zap("shadow", slot.page.role.level, gfn or 0, spte))
+        self._vm.tap(Zap("shadow", slot.page.role.level, gfn or 0, slot.hpa, spte))
         return True
 
     def show_absent(self, slot: Slot) -> None:

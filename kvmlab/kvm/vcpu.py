@@ -33,6 +33,7 @@ class Vcpu:
             self.vmcs.advance = True
         elif reason.reason in (
             ExitReason.EPT_VIOLATION,
+            ExitReason.NPF,
             ExitReason.EXCEPTION,
             ExitReason.INVLPG,
             ExitReason.INVPCID,
