@@ -96,7 +96,7 @@ class Machine:
 
         def mmu(vcpu: Vcpu) -> Mmu:
             if self.mmu == "ept":
-                return EptMmu(vm, vcpu.vmcs, levels)
+                return EptMmu(vm, vcpu.vmcs, self.cpu, levels)
             return ShadowMmu(vm, vcpu.vmcs, self.cpu, boot, self._shadow_policy)
 
         self.vcpu = Vcpu(self.cpu, boot, mmu)

@@ -8,6 +8,7 @@ record of 24 bytes it fetches from its code page, reads three words and does wha
 reads the IDT and the GDT, pushes to the stack, writes the log and goes on with the next record.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -90,7 +91,7 @@ class RecordedGuest:
         process = host.process()
         self.vm = Vm(host, process, self.statistics)
         large = {"4K": False, "2M": True}[workload["host_page"]]
-        self.vm.slots.set_region(0, 0, size, process.mmap(size, 21 if large else 12))
+        self.vm.set_region(0, 0, size, process.mmap(size, 21 if large else 12))
         self.load(workload, range(0, size if large else LOW_MEMORY, (1 << 21) if large else 4096))
         self.power_on(int(workload["root"], 16), configuration)
 
@@ -108,7 +109,7 @@ class RecordedGuest:
             if configuration.mmu == "shadow":
                 return ShadowMmu(self.vm, vcpu.vmcs, self.cpu, boot, TODAY)
             npt, legacy = configuration.npt, configuration.legacy
-            return EptMmu(self.vm, vcpu.vmcs, npt=npt, legacy=legacy)
+            return EptMmu(self.vm, vcpu.vmcs, self.cpu, npt=npt, legacy=legacy)
 
         Vcpu(self.cpu, boot, mmu)
 
@@ -129,8 +130,11 @@ class RecordedGuest:
             operation, address, value = record
             numbers = (OPERATIONS.index(operation), int(address, 16), int(value, 16))
             words |= {at + 8 * n: word for n, word in enumerate(numbers)}
+        pages = defaultdict(lambda: bytearray(4096))
         for gpa, word in words.items():
-            self.vm.write(gpa, word.to_bytes(8, "little"))
+            pages[gpa & ~4095][gpa & 4095 : (gpa & 4095) + 8] = word.to_bytes(8, "little")
+        for gpa, data in pages.items():
+            self.vm.write(gpa, bytes(data))
         for root in roots:
             self.touch_tables(root, 4)
 

@@ -8,15 +8,27 @@ page faults and CR3 are its own.
 
 from dataclasses import dataclass
 
+from kvmlab.hardware import permissions
+from kvmlab.hardware.cpu import Cpu
+from kvmlab.hardware.instructions import invept
 from kvmlab.hardware.processor import CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_SMEP
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.hardware.records import VmExit
+from kvmlab.hardware.records import WRITE, Kind, VmExit
 from kvmlab.hardware.vmcs import Vmcs
-from kvmlab.kvm.records import FaultHandled, MmioExit, Prefetched, ShadowPageMade, SpteSet
-from kvmlab.kvm.vm import Vm
+from kvmlab.kvm.mmio import emulate_mmio
+from kvmlab.kvm.records import (
+    FaultHandled,
+    Prefetched,
+    ShadowPageMade,
+    SpteSet,
+    TlbFlushed,
+    Zap,
+)
+from kvmlab.kvm.vm import Backing, Vm
 
 _PS, _EPTP_WB_AD = 1 << 7, 6 | 1 << 6
 _QUAL_WRITE = 1 << 1  # in an EPT violation's qualification as in a nested page fault's code
+_QUAL_FETCH, _W, _ALL_ROOTS = 1 << 2, 1 << 1, 2
 _PREFETCH = 8  # PTE_PREFETCH_NUM
 
 
@@ -40,9 +52,16 @@ class EptMmu:
     policy = "one EPT for the whole VM, filled on violations"
 
     def __init__(
-        self, vm: Vm, vmcs: Vmcs, levels: int = 4, *, npt: bool = False, legacy: bool = False
+        self,
+        vm: Vm,
+        vmcs: Vmcs,
+        cpu: Cpu,
+        levels: int = 4,
+        *,
+        npt: bool = False,
+        legacy: bool = False,
     ) -> None:
-        self._vm, self._vmcs, self._levels = vm, vmcs, levels
+        self._vm, self._vmcs, self._cpu, self._levels = vm, vmcs, cpu, levels
         self._npt, self._legacy = npt, legacy
         self._bits = _NPT if npt else _EPT
         self._root = vm.host.alloc_table()
@@ -57,6 +76,7 @@ class EptMmu:
         self._vmcs.cr0_host_owned = CR0_PE | CR0_PG
         self._vmcs.cr4_host_owned = CR4_PAE | CR4_LA57 | CR4_SMEP
         self._vmcs.efer_exiting = True
+        self._vm.on_slot_gone.append(self._zap_all)
 
     def control_written(self, register: str, value: int) -> None:
         """The guest's registers are the hardware's."""
@@ -65,8 +85,9 @@ class EptMmu:
     def handle(self, reason: VmExit) -> None:
         """Serve an EPT violation: back the page and map it."""
         backing = self._vm.back(reason.gpa)
-        if backing is None:
-            self._emulate_mmio(reason)
+        write = bool(reason.qualification & _QUAL_WRITE)
+        if backing is None or (write and not backing.slot.rights & WRITE):
+            emulate_mmio(self._vm, self._vmcs, reason.gpa, self._kind(reason))
             self._vm.tap(FaultHandled("emulate"))
             return
         level = 1
@@ -76,12 +97,18 @@ class EptMmu:
             and backing.slot.allows_large(reason.gpa, PAGE_SHIFT + 9 * level)
         ):
             level += 1
-        self._map(reason.gpa, backing.host.address, level)
+        self._map(reason.gpa, backing, level)
         if self._legacy and level == 1:
             self._prefetch(reason.gpa)
         self._vm.tap(FaultHandled("fixed"))
 
-    def _map(self, gpa: int, hpa: int, leaf_level: int) -> None:
+    def _kind(self, reason: VmExit) -> Kind:
+        if reason.qualification & _QUAL_WRITE:
+            return Kind.WRITE
+        fetch = permissions.PF_FETCH if self._npt else _QUAL_FETCH
+        return Kind.FETCH if reason.qualification & fetch else Kind.READ
+
+    def _map(self, gpa: int, backing: Backing, leaf_level: int) -> None:
         ram, table = self._vm.ram, self._root
         for level in range(self._levels, leaf_level, -1):
             slot = table + (gpa >> PAGE_SHIFT + 9 * (level - 1) & 511) * 8
@@ -95,8 +122,29 @@ class EptMmu:
             table = entry & ~0xFFF & (1 << 52) - 1
         shift = PAGE_SHIFT + 9 * (leaf_level - 1)
         slot = table + (gpa >> shift & 511) * 8
-        page = hpa & ~((1 << shift) - 1)
-        self._set(leaf_level, gpa, slot, page | self._bits.leaf | (_PS if leaf_level > 1 else 0))
+        spte = backing.host.address & ~((1 << shift) - 1) | self._bits.leaf
+        spte &= ~(0 if backing.slot.rights & WRITE else _W)
+        self._set(leaf_level, gpa, slot, spte | (_PS if leaf_level > 1 else 0))
+
+    def _zap_all(self) -> None:
+        """A slot is gone: begin anew with an empty tree (kvm_tdp_mmu_zap_all)."""
+        self._zap_below(self._root, self._levels, 0)
+        invept(self._cpu, _ALL_ROOTS)
+        self._vm.tap(TlbFlushed("slot"))
+
+    def _zap_below(self, table: int, level: int, gpa: int) -> None:
+        for index in range(512):
+            slot, here = table + 8 * index, gpa | index << PAGE_SHIFT + 9 * (level - 1)
+            spte = self._vm.ram.load(slot)
+            if not spte & self._bits.present:
+                continue
+            if level > 1 and not spte & _PS:
+                below = spte & ~0xFFF & (1 << 52) - 1
+                self._zap_below(below, level - 1, here)
+                self._vm.host.free_table(below)
+                self.table_frames -= 1
+            self._vm.ram.store(slot, 0)
+            self._vm.tap(Zap("ept", level, here >> PAGE_SHIFT, slot, spte))
 
     def _set(self, level: int, gpa: int, slot: int, spte: int) -> None:
         self._vm.ram.store(slot, spte)
@@ -111,7 +159,7 @@ class EptMmu:
             backing = self._vm.look(other)
             if backing is None:
                 return
-            self._map(other, backing.host.address, 1)
+            self._map(other, backing, 1)
             self._vm.tap(Prefetched(other >> PAGE_SHIFT))
 
     def _present(self, gpa: int) -> bool:
@@ -121,16 +169,6 @@ class EptMmu:
             entry = self._vm.ram.load(table + (gpa >> PAGE_SHIFT + 9 * (level - 1) & 511) * 8)
             table = entry & ~0xFFF & (1 << 52) - 1
         return bool(entry & self._bits.present)
-
-    def _emulate_mmio(self, reason: VmExit) -> None:
-        """Nobody lives in the hole: reads give all ones, writes are lost, as on a PC."""
-        instruction = self._vmcs.instruction
-        size = instruction.size if instruction else 1
-        data = instruction.data if instruction else b""
-        is_write = bool(reason.qualification & _QUAL_WRITE)
-        self._vm.tap(MmioExit(reason.gpa, is_write, data))
-        self._vmcs.loaded = b"\xff" * size
-        self._vmcs.advance = True
 
 
 def _first(gpa: int, level: int) -> int:

@@ -53,7 +53,9 @@ class GuestWalk:
 
     def mark(self, mapped: Mapped, *, write: bool) -> None:
         """Set A, and D for a write, in the guest's entries, as the processor would have."""
-        for one in mark(self.tables, mapped.path, self._vm.ram, write=write):
+        writable = [one for one in mapped.path if one.reach & WRITE]  # no READONLY slot
+        write = write and mapped.path[-1] in writable
+        for one in mark(self.tables, writable, self._vm.ram, write=write):
             self._vm.tap(one)
 
     def rights(self, entry: int) -> int:
@@ -86,7 +88,7 @@ class GuestWalk:
         backing = self._vm.back(gpa)
         if backing is None:
             return Fault("guest", 0, "absent", gpa, 0, 0)
-        return Mapped("host", backing.host.address, PAGE_SHIFT, ALL_RIGHTS, 0, [])
+        return Mapped("host", backing.host.address, PAGE_SHIFT, backing.slot.rights, 0, [])
         yield  # a walk is a generator
 
     def _context(self) -> Context:

@@ -38,7 +38,7 @@ class ShadowPageZapped:
 
     gfn: int
     level: int
-    why: str  # "flooded", "misaligned", "recycled", "unsync": was, when its table or a parent went
+    why: str  # "flooded", "misaligned", "recycled", "slot" (gone), "unsync" (below one that went)
 
 
 @dataclass(slots=True)

@@ -43,9 +43,13 @@ class Fetch:
         self._vm, self._policy, self._flushes = vm, policy, flushes
         self._guest, self._pages, self._sptes, self._sync = guest, pages, sptes, sync
 
-    def fill(self, root: ShadowPage, gva: int, mapped: Mapped, backing: Backing) -> Outcome:
+    def fill(
+        self, root: ShadowPage, gva: int, mapped: Mapped, backing: Backing, *, write: bool
+    ) -> Outcome:
         """Build the shadow path from ``root`` to ``gva``, set its leaf, prefetch around it."""
-        access = self._guest.leaf_access(mapped.path[-1].entry, mapped.rights)  # marked by now
+        access = mapped.rights & backing.slot.rights
+        if not write:  # for a write D is set, where the slot of the table lets it
+            access = self._guest.leaf_access(mapped.path[-1].entry, access)
         page = self._through_tables(root, gva, mapped)
         leaf = self._leaf_level(mapped, backing)
         page = self._through_page(page, gva, mapped, leaf, access)
@@ -141,5 +145,5 @@ class Fetch:
         return True
 
     def _set(self, slot: Slot, pte: Pte, backing: Backing) -> None:
-        access = pte.access & slot.page.role.access
+        access = pte.access & slot.page.role.access & backing.slot.rights
         self._sptes.set(slot, pte.gfn, page_of(backing.host.address, 1), access, Why.PREFETCH)

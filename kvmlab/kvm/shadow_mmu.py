@@ -14,12 +14,13 @@ from kvmlab.hardware.formats import ALL_RIGHTS
 from kvmlab.hardware.instructions import invvpid
 from kvmlab.hardware.processor import CR0_WP, CR4_PAE, CR4_PCIDE, EFER_NXE, Controls
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.hardware.records import ExitReason, Fault, Kind, Mapped, PageFault, VmExit
+from kvmlab.hardware.records import WRITE, ExitReason, Fault, Kind, Mapped, PageFault, VmExit
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.guest_walk import GuestWalk
+from kvmlab.kvm.mmio import emulate_mmio
 from kvmlab.kvm.policy import NAIVE, Policy
-from kvmlab.kvm.records import FaultHandled, MmioExit, Reflected
+from kvmlab.kvm.records import FaultHandled, Reflected
 from kvmlab.kvm.shadow_budget import default_budget, make_room
 from kvmlab.kvm.shadow_fetch import Fetch
 from kvmlab.kvm.shadow_pages import ENTRIES, Role, ShadowPage, ShadowPages, Slot, shift_of
@@ -75,6 +76,7 @@ class ShadowMmu:
         self._vmcs.cr0_host_owned = self._vmcs.cr4_host_owned = -1
         self._vmcs.efer_exiting = True
         self._load_root()
+        self._vm.on_slot_gone.append(self._zap_all)
 
     def control_written(self, register: str, value: int) -> None:
         """A MOV to a control register: another root, or another role of the same one."""
@@ -123,15 +125,15 @@ class ShadowMmu:
     def _serve(self, gva: int, code: int, kind: Kind, mapped: Mapped) -> Outcome:
         """A fault that the guest's tables do not explain: emulate, or fill."""
         backing = self._vm.back(mapped.address)
-        if backing is None:
-            self._emulate_mmio(mapped.address, kind)
-            return Outcome.EMULATE
         write, gfn = kind is Kind.WRITE, mapped.address >> PAGE_SHIFT
+        if backing is None or (write and not backing.slot.rights & WRITE):
+            emulate_mmio(self._vm, self._vmcs, mapped.address, kind)
+            return Outcome.EMULATE
         if write and code & permissions.PF_PRESENT and self.pages.tracked(gfn):
             self._clear_flood(gva)  # page_fault_handle_page_track()
             outcome = Outcome.EMULATE
         else:
-            outcome = self._fill(gva, mapped, backing)
+            outcome = self._fill(gva, mapped, backing, write=write)
         if outcome is Outcome.EMULATE and not write:
             return Outcome.FIXED  # only a write needs the entry that a table cannot have
         if outcome is Outcome.EMULATE:
@@ -141,10 +143,10 @@ class ShadowMmu:
             self._vmcs.advance = True
         return outcome
 
-    def _fill(self, gva: int, mapped: Mapped, backing: Backing) -> Outcome:
+    def _fill(self, gva: int, mapped: Mapped, backing: Backing, *, write: bool) -> Outcome:
         if self._policy.recycle:
             make_room(self.pages, default_budget(self._vm.slots), self._roots.pages())
-        return self._fetch.fill(self._load_root(), gva, mapped, backing)
+        return self._fetch.fill(self._load_root(), gva, mapped, backing, write=write)
 
     def _reflect(
         self, gva: int, kind: Kind, *, user: bool, present: bool, reserved: bool = False
@@ -156,14 +158,6 @@ class ShadowMmu:
         self._vm.tap(Reflected(gva, code))
         self._vmcs.injected = PageFault(gva, code, kind, user)
 
-    def _emulate_mmio(self, gpa: int, kind: Kind) -> None:
-        """Nobody lives in the hole: reads give all ones, writes are lost, as on a PC."""
-        instruction = self._vmcs.instruction
-        data = instruction.data if instruction else b""
-        self._vm.tap(MmioExit(gpa, kind is Kind.WRITE, data))
-        self._vmcs.loaded = b"\xff" * (instruction.size if instruction else 1)
-        self._vmcs.advance = True
-
     def _clear_flood(self, gva: int) -> None:
         """A walk came through: those tables are in use as tables."""
         page = self._roots.current
@@ -171,6 +165,16 @@ class ShadowMmu:
             page.writes = 0
             index = gva >> shift_of(page.role.level) & ENTRIES - 1
             page = self.pages.child(Slot(page, index)) if page.role.level > 1 else None
+
+    def _zap_all(self) -> None:
+        """A slot is gone: begin anew with an empty tree."""
+        self._roots.clear()
+        for page in self.pages.oldest_first():
+            if self.pages.find(page.gfn, page.role) is page:
+                self.pages.zap(page, "slot")
+        self._load_root()
+        self._cpu.refresh()
+        self._flushes.serve()
 
     # -- roots and invalidation ---------------------------------------------------------
 

@@ -5,6 +5,7 @@ step, or a load of CR3, which brings all that the root can reach.  Linux, Docume
 x86/mmu.rst, "Synchronized and unsynchronized pages"; mmu.c: mmu_sync_children().
 """
 
+from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.guest_walk import GuestWalk
 from kvmlab.kvm.policy import Policy
@@ -99,5 +100,7 @@ class Sync:
         pte = self._guest.usable(self._guest.entry(page.gfn, slot.index))
         if pte is None or pte.gfn != page.maps[slot.index]:
             return self._pages.drop(slot)
-        self._sptes.set(slot, pte.gfn, spte & ADDRESS, pte.access & page.role.access, Why.SYNC)
+        region = self._vm.slots.find(pte.gfn << PAGE_SHIFT)
+        access = pte.access & page.role.access & (region.rights if region else 0)
+        self._sptes.set(slot, pte.gfn, spte & ADDRESS, access, Why.SYNC)
         return False
