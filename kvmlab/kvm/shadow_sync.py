@@ -1,7 +1,7 @@
 """Leaf tables that went out of step, and when they are brought back.
 
-A shadow page may lag behind its table as a TLB may: until INVLPG, which brings one entry in
-step, or a load of CR3, which brings all that the root can reach.  Linux, Documentation/virt/kvm/
+A shadow page may lag behind its table as a TLB may: until INVLPG, which drops one entry, or a
+load of CR3, which brings all in step that the root can reach.  Linux, Documentation/virt/kvm/
 x86/mmu.rst, "Synchronized and unsynchronized pages"; mmu.c: mmu_sync_children().
 """
 
@@ -74,13 +74,13 @@ class Sync:
                 self._flushes.request("sync")
 
     def invlpg(self, root: ShadowPage, gva: int) -> None:
-        """Bring the entry for ``gva`` under ``root`` in step, if its page is unsync."""
+        """Drop the entry for ``gva`` under ``root`` if its page is unsync: the next touch fills."""
         page: ShadowPage | None = root
         while page is not None:
             slot = Slot(page, gva >> shift_of(page.role.level) & ENTRIES - 1)
             spte = self._pages.read(slot)
             if page.role.level == 1 or spte & PS:
-                if page.unsync and self._entry(slot):
+                if page.unsync and self._pages.drop(slot):
                     self._flushes.request("INVLPG")
                 return
             page = self._pages.child(slot)
