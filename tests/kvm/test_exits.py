@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from kvmlab.guest.records import DemandFault, TableMade
+from kvmlab.hardware.instructions import invlpg, invpcid
 from kvmlab.hardware.records import ExitReason, Kind, PageFault, VmExit
 from kvmlab.kvm.records import Reflected, SpteSet, WriteTrapped
 from kvmlab.machine import Machine
@@ -178,3 +179,34 @@ def test_shadow_tables_grow_with_processes_and_ept_does_not():
     steps = {mmu: {b - a for a, b in pairwise(s[1:])} for mmu, s in sizes.items()}
     assert steps["shadow"] == {4 * 4096}  # a root, a PDPT, a PD and a PT each
     assert steps["ept"] == {0}
+
+
+def test_a_guest_fault_exits_unless_the_shadow_tells_absent_from_unfilled():
+    for policy, reflected in (("update", 1), ("bypass", 0)):
+        guest = warm("shadow", policy=policy)
+        guest.write(1)
+        assert len(guest.of(Reflected)) == reflected
+        assert len(guest.of(PageFault)) == 1
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+def test_each_invpcid_exits_under_shadow_paging(kind):
+    guest = warm("shadow", policy="today")
+    guest.records.clear()
+    invpcid(guest.machine.cpu, kind, 0, AREA)
+    assert guest.exits() == {ExitReason.INVPCID: 1}
+
+
+def test_an_unsync_table_may_be_stale_until_invlpg():
+    """As a TLB may: the freedom that lets KVM leave the guest's stores alone."""
+    guest = warm("shadow", policy="today")
+    guest.write(1)
+    tables, cpu = guest.kernel.tables, guest.machine.cpu
+    slot, _ = tables.find(guest.process.root, AREA + 4096)
+    guest.records.clear()
+    tables.write(slot, 0)
+    cpu.flush_tlb()
+    assert guest.write(1) == {}  # the shadow entry is still there
+    invlpg(cpu, AREA + 4096)
+    guest.write(1)
+    assert len(guest.of(PageFault)) == 1
