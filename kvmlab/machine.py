@@ -17,6 +17,7 @@ from kvmlab.hardware.walker import Walk, walk
 from kvmlab.host.kernel import Host
 from kvmlab.kvm.ept_mmu import EptMmu
 from kvmlab.kvm.mmu import Mmu
+from kvmlab.kvm.policy import NAIVE, policy_named
 from kvmlab.kvm.shadow_mmu import ShadowMmu
 from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
@@ -43,7 +44,8 @@ class Machine:
 
     Sizes are bytes or texts such as ``64M``.  ``guest_levels`` is 2 (32-bit), 3 (PAE), 4 or 5,
     ``host_levels`` (of EPT) 4 or 5; ``host_page`` backs the guest's memory, ``guest_page`` is
-    the page size that those who use the machine are to map.
+    the page size that those who use the machine are to map; ``policy`` is how the shadow MMU
+    keeps its tables true (kvm/policy.py), which the other designs have no need of.
     Raises `BadChoice` and `BadSize`.
     """
 
@@ -57,6 +59,7 @@ class Machine:
         host_levels: int = 4,
         guest_page: int | str = "4K",
         host_page: int | str = "4K",
+        policy: str = NAIVE.name,
         geometry: Geometry = UNIFIED,
         tap: Tap = silent,
     ) -> None:
@@ -68,6 +71,7 @@ class Machine:
         _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
         self.mmu, self.tap = mmu, tap
         self.guest_page = parse_size(guest_page)
+        self._shadow_policy = policy_named(policy)
         self.ram = Ram(guest_size if mmu == "native" else host_size)
         self.cpu = Cpu(self.ram, geometry=geometry, tap=tap)
         self.host: Host | None = None
@@ -92,8 +96,8 @@ class Machine:
 
         def mmu(vcpu: Vcpu) -> Mmu:
             if self.mmu == "ept":
-                return EptMmu(vm, vcpu.vmcs, levels)
-            return ShadowMmu(vm, vcpu.vmcs, self.cpu, boot)
+                return EptMmu(vm, vcpu.vmcs, self.cpu, levels)
+            return ShadowMmu(vm, vcpu.vmcs, self.cpu, boot, self._shadow_policy)
 
         self.vcpu = Vcpu(self.cpu, boot, mmu)
 

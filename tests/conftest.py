@@ -29,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="test vectors for tests/test_vectors.py instead of the shipped ones; repeatable",
     )
+    parser.addoption(
+        "--counters",
+        action="append",
+        metavar="FILE",
+        help="recorded counters for tests/test_kvm_counters.py instead of the shipped ones",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

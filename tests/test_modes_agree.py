@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from kvmlab.base.errors import SegmentationFault
 from kvmlab.hardware.records import PageFault
+from kvmlab.kvm.policy import POLICIES
 from kvmlab.kvm.records import Zap
-from kvmlab.machine import MMUS, Machine
+from kvmlab.machine import Machine
 
+DESIGNS = (("ept", {}), *(("shadow", {"policy": one.name}) for one in POLICIES))
 AREAS = (0x1000_0000, 0x7F12_3440_0000)
 PAGES = 3  # few, so that operations meet
 PROCESSES = st.integers(0, 1)
@@ -106,11 +108,11 @@ def guest_memory(machine):
 @example([("store", 0, 0, 1, 7), ("protect", 0, 0, False), ("store", 0, 0, 1, 9)])
 def test_native_shadow_and_ept_are_one_machine_to_the_guest(operations):
     native, _ = run("native", operations)
-    for mmu in MMUS[1:]:
-        seen, machine = run(mmu, operations)
-        assert seen.values == native.values, mmu
-        assert seen.faults == native.faults, mmu
-        assert seen.memory == native.memory, mmu
+    for mmu, policy in DESIGNS:
+        seen, machine = run(mmu, operations, **policy)
+        assert seen.values == native.values, (mmu, policy)
+        assert seen.faults == native.faults, (mmu, policy)
+        assert seen.memory == native.memory, (mmu, policy)
         check_no_stale_translation(machine)
 
 
@@ -123,9 +125,9 @@ def test_other_guest_formats_agree_with_native_too(shape, operations):
     ]
     options = {"guest_levels": levels, "guest_page": page}
     native, _ = run("native", operations, **options)
-    for mmu in MMUS[1:] if levels > 3 else ("ept",):
-        seen, machine = run(mmu, operations, **options)
-        assert seen == native, mmu
+    for mmu, policy in DESIGNS if levels > 3 else DESIGNS[:1]:
+        seen, machine = run(mmu, operations, **options, **policy)
+        assert seen == native, (mmu, policy)
         check_no_stale_translation(machine)
 
 

@@ -16,13 +16,13 @@ import pytest
 
 from tests import reference
 from tests.engine_under_test import Answer, ask
+from tests.memslots_under_test import MemslotsUnderTest
 from tests.reference import number
 from tests.tables_regular import regular_case
 from tests.tlb_under_test import SERIES_TOTALS, TlbUnderTest
 
 SHIPPED = Path(__file__).parent / "data" / "vectors-mmu.json"
 NOT_SERVED = {
-    "memslot": "group memslot: slots and their errors are KVM's, not the hardware's",
     "shadow": "group shadow: cases told in words, which are tests of KVM written by hand",
 }
 EXPECTED = {"result", "gpa", "hpa", "page_size", "ept_page", "refs", "mem_after", "pml"}
@@ -149,6 +149,15 @@ def tlb_shortfalls(vector):
     ]
 
 
+def memslot_shortfalls(vector):
+    """Group memslot: requests to KVM and accesses of a guest, in order; the last one tells."""
+    only(vector, {"id", "group", "slots", "op", "expect", "why", "checked"})
+    operations = vector["op"] if isinstance(vector["op"], list) else [vector["op"]]
+    said = MemslotsUnderTest(vector["slots"]).run(operations)
+    stated = {k: number(v) if k == "hva" and v else v for k, v in vector["expect"].items()}
+    return [f"{k} is {said[k]}, not {v}" for k, v in stated.items() if said[k] != v]
+
+
 def only(found, known):
     if set(found) != known:
         raise ValueError(f"unknown or missing fields {sorted(set(found) ^ known)}")
@@ -159,4 +168,5 @@ GROUPS = {
     "ept": walk_shortfalls,
     "refs": cost_shortfalls,
     "tlb": tlb_shortfalls,
+    "memslot": memslot_shortfalls,
 }

@@ -77,7 +77,7 @@ def test_files_are_run_as_the_manual_of_the_runner_says(tmp_path):
     wrong |= {"id": "WRONG", "expect": {**good["expect"], "gpa": "0x1"}}
     odd |= {"id": "ODD", "surprise": 1}
     foreign |= {"id": "FOREIGN", "group": "surprise"}
-    slot = {**sample("walk"), "id": "SLOT", "group": "memslot"}
+    slot = {**sample("walk"), "id": "SLOT", "group": "shadow"}
     first = written(tmp_path / "first.json", [good, wrong, slot])
     second = written(tmp_path / "second.json", [odd, foreign])
 
@@ -94,7 +94,7 @@ def test_files_are_run_as_the_manual_of_the_runner_says(tmp_path):
     failed = [line.split("[")[1] for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert {one.split("]")[0] for one in failed} == {"WRONG", "ODD", "FOREIGN"}
     assert "3 failed, 3 passed, 1 skipped" in done.stdout
-    assert "group memslot" in done.stdout
+    assert "group shadow" in done.stdout
 
 
 def written(path, vectors):

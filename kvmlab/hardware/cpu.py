@@ -116,7 +116,7 @@ class Cpu(Mmu):
             return nested_exit(stop, access.gva, self.context, self.processor)
         self.forget(access.gva, "#PF")
         fault = page_fault(stop, access, self.controls)
-        if self.vmcs and self.vmcs.page_fault_exiting:
+        if self.vmcs and self.vmcs.page_fault_exits(fault.error_code):
             return VmExit(ExitReason.EXCEPTION, fault.error_code, access.gva, 0)
         return fault
 

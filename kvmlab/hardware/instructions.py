@@ -225,7 +225,10 @@ def invlpg(cpu: Cpu, gva: int) -> None:
 
 
 def invpcid(cpu: Cpu, kind: int, pcid: int = 0, gva: int = 0) -> None:
-    """INVPCID: 0 one page, 1 one PCID, 2 all with global ones, 3 all but global ones."""
+    """INVPCID: 0 one page, 1 one PCID, 2 all with global ones, 3 all but global ones.
+
+    Exits with INVLPG exiting; the exit carries the type, the address and the PCID.
+    """
     if kind in (0, 1) and pcid and not cpu.controls.cr4 & CR4_PCIDE:
         _refuse(cpu, f"INVPCID names PCID {pcid:#x} while CR4.PCIDE is 0")
         return
@@ -234,6 +237,10 @@ def invpcid(cpu: Cpu, kind: int, pcid: int = 0, gva: int = 0) -> None:
         return
     if kind == 0 and cpu.controls.long_mode and not is_canonical(gva, cpu.context.width):
         _refuse(cpu, f"INVPCID address {gva:#x} is not canonical")
+        return
+    if cpu.vmcs and cpu.vmcs.invlpg_exiting:
+        instruction = Instruction(Kind.READ, gva, 16, register="INVPCID", value=pcid)
+        cpu.exit(VmExit(ExitReason.INVPCID, kind, gva, 0), instruction)
         return
     vpid = cpu.context.tag.vpid
 

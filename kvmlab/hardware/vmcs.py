@@ -40,6 +40,8 @@ class Vmcs:
     mode_based_execute: bool = False
     pml: PageModificationLog | None = None
     page_fault_exiting: bool = False  # exception bitmap, bit 14
+    page_fault_mask: int = 0  # of the error code: it exits if what the mask leaves ...
+    page_fault_match: int = 0  # ... equals this; else the guest has its #PF at once
     cr3_load_exiting: bool = False
     invlpg_exiting: bool = False
     efer_exiting: bool = False  # MSR bitmap: WRMSR to EFER exits
@@ -49,3 +51,7 @@ class Vmcs:
     advance: bool = False  # VM entry goes on behind the instruction: it was emulated
     loaded: bytes = b""  # what an emulated load returned
     injected: PageFault | None = None  # VM-entry interruption information
+
+    def page_fault_exits(self, code: int) -> bool:
+        """Whether a #PF with this error code exits (SDM, "Exceptions" among what exits)."""
+        return self.page_fault_exiting and code & self.page_fault_mask == self.page_fault_match

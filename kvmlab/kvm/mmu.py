@@ -14,7 +14,10 @@ class Mmu(Protocol):
     """How a hypervisor makes guest addresses resolve."""
 
     name: str  # "ept" or "shadow"
-    policy: str  # what a learner should know about how it works
+
+    @property
+    def policy(self) -> str:
+        """What a learner should know about how it works."""
 
     def arm(self) -> None:
         """Write the VMCS: what exits, and which root the hardware walks."""

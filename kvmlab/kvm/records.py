@@ -38,7 +38,7 @@ class ShadowPageZapped:
 
     gfn: int
     level: int
-    why: str  # "flooded", "misaligned"
+    why: str  # "flooded", "misaligned", "recycled", "slot" (gone), "unsync" (below one that went)
 
 
 @dataclass(slots=True)
@@ -48,7 +48,61 @@ class Zap:
     table: str
     level: int
     gfn: int
+    hpa: int  # of the entry
     spte: int
+
+
+@dataclass(slots=True)
+class EntryWritten:
+    """A trapped store changed one entry of a shadowed table: the entry built from it went."""
+
+    gfn: int  # of the guest table
+    level: int
+    entry: int  # what the guest's entry is now
+
+
+@dataclass(slots=True)
+class Unsync:
+    """A leaf table was made writable: its shadow page may lag behind, as a TLB may."""
+
+    gfn: int
+
+
+@dataclass(slots=True)
+class UnsyncEnded:
+    """An unsync shadow page was brought in step and its table protected again, or it was zapped."""
+
+    gfn: int
+    why: str  # "synced" or "zapped"
+
+
+@dataclass(slots=True)
+class Synced:
+    """The entries of an unsync shadow page were compared with the guest's."""
+
+    gfn: int
+    dropped: int
+
+
+@dataclass(slots=True)
+class Prefetched:
+    """An entry beside the one that faulted was filled too: accessed, and resident in the host."""
+
+    gfn: int
+
+
+@dataclass(slots=True)
+class TlbFlushed:
+    """KVM flushed the virtual CPU's TLB before it let the guest go on."""
+
+    why: str
+
+
+@dataclass(slots=True)
+class FaultHandled:
+    """A page fault or EPT violation that was KVM's own to serve."""
+
+    outcome: str  # RET_PF_...: "fixed", "emulate" or "spurious"
 
 
 @dataclass(slots=True)

@@ -8,12 +8,24 @@ again.  Linux, Documentation/virt/kvm/x86/mmu.rst and arch/x86/kvm/mmu/mmu.c.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE
-from kvmlab.kvm.records import ShadowPageMade, ShadowPageZapped, SpteSet, WriteProtected, Zap
+from kvmlab.hardware.ram import PAGE_SHIFT
+from kvmlab.kvm.flushes import Flushes
+from kvmlab.kvm.policy import Policy
+from kvmlab.kvm.records import (
+    ShadowPageMade,
+    ShadowPageZapped,
+    SpteSet,
+    Unsync,
+    UnsyncEnded,
+    WriteProtected,
+    Zap,
+)
 from kvmlab.kvm.vm import Vm
 
 PRESENT, WRITABLE, PS = 1, 1 << 1, 1 << 7
 ADDRESS = 0x000F_FFFF_FFFF_F000
+TRAP = 0xFFFF_FFFF_FFFF_F001  # shadow_trap_nonpresent_pte: present, but with reserved bits
+ENTRIES = 512
 _ENTRY = 8
 
 
@@ -48,89 +60,84 @@ class ShadowPage:
     parents: set[Slot] = field(default_factory=set)
     maps: dict[int, int] = field(default_factory=dict)  # index of a leaf -> gfn it maps
     writes: int = 0  # trapped since a walk last came through: write_flooding_count
+    unsync: bool = False  # the guest may write the table; entries may lag behind it
+    rebuilt: int | None = None  # index of the entry that a trapped write last built
 
 
 class ShadowPages:
     """All shadow pages of a VM: found by key, by the gfn they shadow, by the gfn they map."""
 
-    def __init__(self, vm: Vm) -> None:
-        self._vm = vm
-        self._by_key: dict[tuple[int, Role], ShadowPage] = {}
-        self._by_gfn: dict[int, list[ShadowPage]] = {}  # shadowed guest tables: write-tracked
+    def __init__(self, vm: Vm, policy: Policy, flushes: Flushes) -> None:
+        self._vm, self._policy, self._flushes = vm, policy, flushes
+        self._absent = TRAP if policy.bypass else 0  # an entry that is to fault into KVM
+        self._by_key: dict[tuple[int, Role], ShadowPage] = {}  # in the order of their making
+        self._by_gfn: dict[int, list[ShadowPage]] = {}  # of shadowed guest tables
         self._by_hpa: dict[int, ShadowPage] = {}
+        self._unsync: dict[ShadowPage, None] = {}
         self._rmap: dict[int, set[Slot]] = {}  # first gfn of a leaf -> the leaves that map it
 
     def __len__(self) -> int:
         """How many shadow pages there are."""
         return len(self._by_key)
 
-    def tracked(self, gfn: int) -> list[ShadowPage]:
+    def oldest_first(self) -> list[ShadowPage]:
+        """All shadow pages in the order in which they were made (active_mmu_pages)."""
+        return list(self._by_key.values())
+
+    def shadowing(self, gfn: int) -> list[ShadowPage]:
         """The shadow pages of the guest table in ``gfn``; none if it is no shadowed table."""
         return self._by_gfn.get(gfn, [])
 
-    def tracks_any(self, gfn: int, count: int) -> bool:
+    def tracked(self, gfn: int) -> bool:
+        """Whether every write to ``gfn`` is emulated (kvm_slot_page_track_is_active).
+
+        Where leaf tables may go out of sync, only upper tables are.
+        """
+        pages = self.shadowing(gfn)
+        return any(page.role.level > 1 for page in pages) if self._policy.unsync else bool(pages)
+
+    def shadows_any(self, gfn: int, count: int) -> bool:
         """Whether a shadowed guest table lies in ``count`` frames from ``gfn``: no large leaf."""
         if count == 1:
             return gfn in self._by_gfn
         return any(gfn <= one < gfn + count for one in self._by_gfn)
 
-    def get(self, gfn: int, role: Role) -> ShadowPage:
-        """The shadow page of this key, made (and its guest table write-protected) if need be."""
-        page = self._by_key.get((gfn, role))
-        if page is None:
-            page = ShadowPage(gfn, role, self._vm.host.alloc_table())
-            self._by_key[gfn, role] = page
-            self._by_hpa[page.hpa] = page
-            self._vm.tap(ShadowPageMade(gfn, role.level, role.direct))
-            if not role.direct:
-                self._by_gfn.setdefault(gfn, []).append(page)
-                self._write_protect(gfn)
+    # -- pages --------------------------------------------------------------------------
+
+    def find(self, gfn: int, role: Role) -> ShadowPage | None:
+        """The shadow page of this key, if there is one."""
+        return self._by_key.get((gfn, role))
+
+    def make(self, gfn: int, role: Role) -> ShadowPage:
+        """A new shadow page; its guest table is write-protected, and in step for now."""
+        if role.level > 1:  # an upper table cannot stay unsync (kvm_mmu_find_shadow_page)
+            for page in [one for one in self.shadowing(gfn) if one.unsync]:
+                self.zap(page, "unsync")
+        page = ShadowPage(gfn, role, self._vm.host.alloc_table())
+        for slot in (Slot(page, index) for index in range(ENTRIES if self._absent else 0)):
+            self._vm.ram.store(slot.hpa, self._absent)
+        self._by_key[gfn, role] = page
+        self._by_hpa[page.hpa] = page
+        self._vm.tap(ShadowPageMade(gfn, role.level, role.direct))
+        if not role.direct:
+            self._by_gfn.setdefault(gfn, []).append(page)
+            self.write_protect(gfn)
         return page
 
-    def read(self, slot: Slot) -> int:
-        """The entry in ``slot``."""
-        return self._vm.ram.load(slot.hpa)
-
-    def child(self, slot: Slot) -> ShadowPage | None:
-        """The shadow page that the entry in ``slot`` points to."""
-        entry = self.read(slot)
-        return self._by_hpa.get(entry & ADDRESS) if entry & PRESENT else None
-
-    def link(self, slot: Slot, child: ShadowPage, flags: int) -> None:
-        """Make ``slot`` point to ``child``."""
-        self.drop(slot)
-        child.parents.add(slot)
-        self._write(slot, child.gfn, child.hpa | flags)
-
-    def set_leaf(self, slot: Slot, gfn: int, spte: int) -> None:
-        """Make ``slot`` map the guest frame ``gfn`` (the first one of a large page)."""
-        if slot.page.maps.get(slot.index) != gfn or self.read(slot) & ADDRESS != spte & ADDRESS:
-            self.drop(slot)
-        slot.page.maps[slot.index] = gfn
-        self._rmap.setdefault(gfn, set()).add(slot)
-        self._write(slot, gfn, spte)
-
-    def drop(self, slot: Slot) -> bool:
-        """Make ``slot`` absent; whether it was present."""
-        spte = self.read(slot)
-        if not spte & PRESENT:
-            return False
-        gfn = slot.page.maps.pop(slot.index, None)
-        if gfn is not None:
-            self._rmap[gfn].discard(slot)
-        elif child := self._by_hpa.get(spte & ADDRESS):
-            child.parents.discard(slot)
-            gfn = child.gfn
-        self._vm.ram.store(slot.hpa, 0)
-        self._vm.tap(Zap("shadow", slot.page.role.level, gfn or 0, spte))
-        return True
-
     def zap(self, page: ShadowPage, why: str) -> None:
-        """Throw ``page`` away: its entries, the entries that point to it, its frame."""
-        for index in range(PAGE_SIZE // _ENTRY):
+        """Throw ``page`` away: its entries, the entries that point to it, its frame.
+
+        Unsync pages below it go too: nobody would find them when they must be brought in step
+        (kvm_mmu_prepare_zap_page).
+        """
+        for below in self.unsync_below(page):
+            self.zap(below, "recycled" if why == "recycled" else "unsync")
+        for index in range(ENTRIES):
             self.drop(Slot(page, index))
         for parent in list(page.parents):
             self.drop(parent)
+        if page.unsync:
+            self.end_unsync(page, "zapped")
         del self._by_key[page.gfn, page.role], self._by_hpa[page.hpa]
         siblings = self._by_gfn.get(page.gfn, [])
         if page in siblings:
@@ -139,8 +146,77 @@ class ShadowPages:
                 del self._by_gfn[page.gfn]
         self._vm.host.free_table(page.hpa)
         self._vm.tap(ShadowPageZapped(page.gfn, page.role.level, why))
+        self._flushes.request("zap")
 
-    def _write_protect(self, gfn: int) -> None:
+    # -- out of step --------------------------------------------------------------------
+
+    def begin_unsync(self, page: ShadowPage) -> None:
+        """Let the guest write the table of ``page`` (kvm_unsync_page)."""
+        page.unsync = True
+        self._unsync[page] = None
+        self._vm.tap(Unsync(page.gfn))
+
+    def end_unsync(self, page: ShadowPage, why: str) -> None:
+        """``page`` is in step again, or gone (kvm_unlink_unsync_page)."""
+        page.unsync = False
+        del self._unsync[page]
+        self._vm.tap(UnsyncEnded(page.gfn, why))
+
+    def unsync_below(self, top: ShadowPage) -> list[ShadowPage]:
+        """The unsync pages that a walk from ``top`` can reach.
+
+        KVM marks the way down in bitmaps, unsync_children; here the way up is searched.
+        """
+        return [page for page in self._unsync if _hangs_under(page, top)]
+
+    # -- entries ------------------------------------------------------------------------
+
+    def present(self, spte: int) -> bool:
+        """Whether the hardware would use the entry (is_shadow_present_pte)."""
+        return bool(spte & PRESENT) and spte != TRAP
+
+    def read(self, slot: Slot) -> int:
+        """The entry in ``slot``."""
+        return self._vm.ram.load(slot.hpa)
+
+    def child(self, slot: Slot) -> ShadowPage | None:
+        """The shadow page that the entry in ``slot`` points to."""
+        entry = self.read(slot)
+        return self._by_hpa.get(entry & ADDRESS) if self.present(entry) else None
+
+    def link(self, slot: Slot, child: ShadowPage, flags: int) -> None:
+        """Make ``slot`` point to ``child``."""
+        child.parents.add(slot)
+        self._write(slot, child.gfn, child.hpa | flags)
+
+    def set_leaf(self, slot: Slot, gfn: int, spte: int) -> None:
+        """Make ``slot`` map the guest frame ``gfn`` (the first one of a large page)."""
+        slot.page.maps[slot.index] = gfn
+        self._rmap.setdefault(gfn, set()).add(slot)
+        self._write(slot, gfn, spte)
+
+    def drop(self, slot: Slot) -> bool:
+        """Make ``slot`` absent (mmu_page_zap_pte); whether it was present."""
+        spte = self.read(slot)
+        if spte == self._absent:
+            return False
+        self._vm.ram.store(slot.hpa, self._absent)
+        if not self.present(spte):
+            return False
+        gfn = slot.page.maps.pop(slot.index, None)
+        if gfn is not None:
+            self._rmap[gfn].discard(slot)
+        elif child := self._by_hpa.get(spte & ADDRESS):
+            child.parents.discard(slot)
+            gfn = child.gfn
+        self._vm.tap(Zap("shadow", slot.page.role.level, gfn or 0, slot.hpa, spte))
+        return True
+
+    def show_absent(self, slot: Slot) -> None:
+        """Let a fault on ``slot`` go to the guest: its own entry is absent (notrap_nonpresent)."""
+        self._vm.ram.store(slot.hpa, 0)
+
+    def write_protect(self, gfn: int) -> None:
         """Take W from every leaf that maps ``gfn``; a large one around it goes altogether."""
         changed = 0
         for slot in list(self._rmap.get(gfn, ())):
@@ -154,10 +230,16 @@ class ShadowPages:
                 if slot.page.role.level == order // 9 + 1:
                     changed += self.drop(slot)
         self._vm.tap(WriteProtected(gfn, changed))
+        if changed:
+            self._flushes.request("write protection")
 
     def _write(self, slot: Slot, gfn: int, spte: int) -> None:
         self._vm.ram.store(slot.hpa, spte)
         self._vm.tap(SpteSet("shadow", slot.page.role.level, gfn, slot.hpa, spte))
+
+
+def _hangs_under(page: ShadowPage, top: ShadowPage) -> bool:
+    return any(one.page is top or _hangs_under(one.page, top) for one in page.parents)
 
 
 def covered(level: int) -> int:

@@ -33,8 +33,10 @@ class Vcpu:
             self.vmcs.advance = True
         elif reason.reason in (
             ExitReason.EPT_VIOLATION,
+            ExitReason.NPF,
             ExitReason.EXCEPTION,
             ExitReason.INVLPG,
+            ExitReason.INVPCID,
         ):
             self.mmu.handle(reason)
         else:

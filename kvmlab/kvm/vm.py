@@ -1,5 +1,6 @@
 """A virtual machine as KVM sees it: memslots over the VMM's address space."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvmlab.base.tap import Tap
@@ -30,11 +31,18 @@ class Vm:
     def __init__(self, host: Host, vmm: AddressSpace, tap: Tap) -> None:
         self.host, self.vmm, self.tap = host, vmm, tap
         self.slots = Memslots()
+        self.on_slot_gone: list[Callable[[], None]] = []  # MMUs drop all: kvm_mmu_zap_all_fast()
 
     @property
     def ram(self) -> Ram:
         """The host's physical memory."""
         return self.host.ram
+
+    def set_region(self, slot: int, gpa: int, size: int, hva: int, flags: int = 0) -> None:
+        """KVM_SET_USER_MEMORY_REGION: change the slots; what MMUs built of a lost one goes."""
+        if self.slots.set_region(slot, gpa, size, hva, flags):
+            for drop in self.on_slot_gone:
+                drop()
 
     def back(self, gpa: int) -> Backing | None:
         """Where ``gpa`` is, faulted into the host if need be; None outside every slot."""

@@ -26,7 +26,7 @@ class Qemu:
         self.memory = memory_map(size)
         hva = self.process.mmap(size, page_shift)
         for number, (gpa, length) in enumerate(self.memory):
-            self.vm.slots.set_region(number, gpa, length, hva)
+            self.vm.set_region(number, gpa, length, hva)
             hva += length
 
     def load_firmware(self, fmt: Format) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from kvmlab.guest.records import DemandFault, TableMade
+from kvmlab.hardware.instructions import invlpg, invpcid
 from kvmlab.hardware.records import ExitReason, Kind, PageFault, VmExit
 from kvmlab.kvm.records import Reflected, SpteSet, WriteTrapped
 from kvmlab.machine import Machine
@@ -43,9 +44,9 @@ class Guest:
         return [one for one in self.records if isinstance(one, kind)]
 
 
-def warm(mmu):
+def warm(mmu, **options):
     """A guest whose frames are backed and were touched by its kernel: only tables are new."""
-    guest = Guest(mmu)
+    guest = Guest(mmu, **options)
     guest.start()
     for page in range(256):
         guest.write(page)
@@ -62,6 +63,20 @@ def test_exits_per_demand_fault_on_backed_frames(mmu, exits):
     for page in range(1, 256):
         assert guest.write(page).total() == exits
         assert len(guest.of(DemandFault)) == 1
+
+
+@pytest.mark.parametrize(
+    "policy, exits", [("naive", 3), ("update", 2), ("bypass", 1), ("today", 2)]
+)
+def test_exits_per_demand_fault_by_shadow_policy(policy, exits):
+    """Linux commits 0028425f647b (3, and 2 with the update) and c7addb902054 (1).
+
+    Today: the reflected fault and the fill; one more where a table is protected, so once for
+    each that the guest begins to fill (mmu.rst, "Synchronized and unsynchronized pages").
+    """
+    guest = warm("shadow", policy=policy)
+    costs = Counter(guest.write(page).total() for page in range(1, 256))
+    assert costs == ({2: 254, 3: 1} if policy == "today" else {exits: 255})
 
 
 def test_the_three_exits_of_a_shadow_fault_come_in_order():
@@ -164,3 +179,34 @@ def test_shadow_tables_grow_with_processes_and_ept_does_not():
     steps = {mmu: {b - a for a, b in pairwise(s[1:])} for mmu, s in sizes.items()}
     assert steps["shadow"] == {4 * 4096}  # a root, a PDPT, a PD and a PT each
     assert steps["ept"] == {0}
+
+
+def test_a_guest_fault_exits_unless_the_shadow_tells_absent_from_unfilled():
+    for policy, reflected in (("update", 1), ("bypass", 0)):
+        guest = warm("shadow", policy=policy)
+        guest.write(1)
+        assert len(guest.of(Reflected)) == reflected
+        assert len(guest.of(PageFault)) == 1
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+def test_each_invpcid_exits_under_shadow_paging(kind):
+    guest = warm("shadow", policy="today")
+    guest.records.clear()
+    invpcid(guest.machine.cpu, kind, 0, AREA)
+    assert guest.exits() == {ExitReason.INVPCID: 1}
+
+
+def test_an_unsync_table_may_be_stale_until_invlpg():
+    """As a TLB may: the freedom that lets KVM leave the guest's stores alone."""
+    guest = warm("shadow", policy="today")
+    guest.write(1)
+    tables, cpu = guest.kernel.tables, guest.machine.cpu
+    slot, _ = tables.find(guest.process.root, AREA + 4096)
+    guest.records.clear()
+    tables.write(slot, 0)
+    cpu.flush_tlb()
+    assert guest.write(1) == {}  # the shadow entry is still there
+    invlpg(cpu, AREA + 4096)
+    guest.write(1)
+    assert len(guest.of(PageFault)) == 1

@@ -1,0 +1,98 @@
+"""The guest's page tables as the hypervisor reads them: in software, at HVAs, from the registers.
+
+Linux, arch/x86/kvm/mmu/paging_tmpl.h: FNAME(walk_addr) and its helpers.
+"""
+
+from typing import NamedTuple
+
+from kvmlab.hardware.context import Context, context, context_key
+from kvmlab.hardware.formats import ALL_RIGHTS, Tables
+from kvmlab.hardware.processor import Controls, Processor
+from kvmlab.hardware.ram import PAGE_SHIFT
+from kvmlab.hardware.records import WRITE, Fault, Mapped, Verdict
+from kvmlab.hardware.walker import Walk, entry_rights, judge, mark, walk
+from kvmlab.kvm.vm import Vm
+
+_ENTRY = 8
+
+
+class Pte(NamedTuple):
+    """What a usable last-level entry of the guest says."""
+
+    gfn: int
+    access: int  # its own rights; without WRITE while it is clean
+
+
+class GuestWalk:
+    """Reads the tables that ``guest``'s registers point to, and sets their A and D bits."""
+
+    def __init__(self, vm: Vm, guest: Controls, processor: Processor) -> None:
+        self._vm, self._guest, self._processor = vm, guest, processor
+        self._known: Context | None = None
+
+    @property
+    def tables(self) -> Tables:
+        """The format in force."""
+        tables = self._context().tables
+        assert tables is not None  # noqa: S101  the guest runs in long mode from its first step
+        return tables
+
+    @property
+    def root_gfn(self) -> int:
+        """The frame that CR3 names."""
+        return self._context().root >> PAGE_SHIFT
+
+    def walk(self, gva: int) -> Mapped | Fault:
+        """Where ``gva`` leads; a table outside every slot is absent to the guest."""
+        steps = walk(self.tables, self._context().root, gva, self._vm.ram, self._locate)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    def mark(self, mapped: Mapped, *, write: bool) -> None:
+        """Set A, and D for a write, in the guest's entries, as the processor would have."""
+        writable = [one for one in mapped.path if one.reach & WRITE]  # no READONLY slot
+        write = write and mapped.path[-1] in writable
+        for one in mark(self.tables, writable, self._vm.ram, write=write):
+            self._vm.tap(one)
+
+    def rights(self, entry: int) -> int:
+        """What one entry allows."""
+        return entry_rights(self.tables, entry)
+
+    def entry(self, gfn: int, index: int) -> int:
+        """One entry of the table in ``gfn``, looked at without effect; 0 if nothing is there."""
+        backing = self._vm.look((gfn << PAGE_SHIFT) + index * _ENTRY)
+        return self._vm.ram.load(backing.host.address) if backing else 0
+
+    def usable(self, entry: int) -> Pte | None:
+        """A last-level entry that may be shadowed without a fault: present, valid, accessed.
+
+        FNAME(prefetch_invalid_gpte) and FNAME(protect_clean_gpte).
+        """
+        tables = self.tables
+        row = tables.rows[-1]
+        if judge(tables, row, entry) is not Verdict.LEAF or not entry & tables.format.accessed:
+            return None
+        return Pte((entry & row.page_address) >> PAGE_SHIFT, self.leaf_access(entry))
+
+    def leaf_access(self, entry: int, rights: int = ALL_RIGHTS) -> int:
+        """``rights`` as far as the leaf ``entry`` gives them: a clean page is not writable yet."""
+        clean = not entry & self.tables.format.dirty
+        return rights & self.rights(entry) & ~(WRITE if clean else 0)
+
+    def _locate(self, gpa: int) -> Walk:
+        """Where an entry of a guest table is: a software walk makes no hardware references."""
+        backing = self._vm.back(gpa)
+        if backing is None:
+            return Fault("guest", 0, "absent", gpa, 0, 0)
+        return Mapped("host", backing.host.address, PAGE_SHIFT, backing.slot.rights, 0, [])
+        yield  # a walk is a generator
+
+    def _context(self) -> Context:
+        """How the guest's own registers say that its tables are to be walked."""
+        if self._known is None or self._known.key != context_key(self._guest, None):
+            self._known = context(self._guest, None, self._processor, pointers_in_registers=False)
+        return self._known

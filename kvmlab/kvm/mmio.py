@@ -1,0 +1,27 @@
+"""Accesses that no memory answers: outside every slot, or writes to a READONLY one.
+
+KVM API, KVM_EXIT_MMIO and KVM_EXIT_INTERNAL_ERROR.
+"""
+
+from kvmlab.base.errors import MachineCheck
+from kvmlab.hardware.records import Kind
+from kvmlab.hardware.vmcs import Vmcs
+from kvmlab.kvm.records import MmioExit
+from kvmlab.kvm.vm import Vm
+
+
+def emulate_mmio(vm: Vm, vmcs: Vmcs, gpa: int, kind: Kind) -> None:
+    """Nobody lives in the hole: reads give all ones, writes are lost, as on a PC.
+
+    Instructions cannot be fetched from there: KVM gives up and tells user space.
+    """
+    if kind is Kind.FETCH:
+        raise MachineCheck(
+            f"KVM_EXIT_INTERNAL_ERROR (17), suberror 1: instruction fetch from GPA {gpa:#x}, "
+            "which is in no memslot"
+        )
+    instruction = vmcs.instruction
+    data = instruction.data if instruction else b""
+    vm.tap(MmioExit(gpa, kind is Kind.WRITE, data))
+    vmcs.loaded = b"\xff" * (instruction.size if instruction else 1)
+    vmcs.advance = True

@@ -1,0 +1,141 @@
+"""KVM's statistics under KVM's own names, as a fold over the records of a virtual machine.
+
+Linux, arch/x86/kvm/x86.c: kvm_vm_stats_desc, kvm_vcpu_stats_desc; read through KVM_GET_STATS_FD.
+Nothing in the engine counts: `Statistics` is a tap.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kvmlab.hardware.formats import PS
+from kvmlab.hardware.records import ExitReason, VmExit
+from kvmlab.kvm.records import (
+    EntryWritten,
+    FaultHandled,
+    MmioExit,
+    Reflected,
+    ShadowPageMade,
+    ShadowPageZapped,
+    SpteSet,
+    TlbFlushed,
+    Unsync,
+    UnsyncEnded,
+    WriteTrapped,
+    Zap,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """One of KVM's counters."""
+
+    name: str
+    scope: str  # "vCPU" or "VM"
+    meaning: str
+    gauge: bool = False  # how many there are now; all others only grow
+
+
+STATISTICS = (
+    Statistic("exits", "vCPU", "exits of the guest to KVM"),
+    Statistic("pf_taken", "vCPU", "faults that reached the MMU: #PF exits, EPT violations"),
+    Statistic("pf_fixed", "vCPU", "faults that were served by setting an entry"),
+    Statistic("pf_emulate", "vCPU", "faults after which the instruction was emulated"),
+    Statistic("pf_spurious", "vCPU", "faults on an entry that was right already"),
+    Statistic("pf_guest", "vCPU", "page faults that KVM handed to the guest"),
+    Statistic("tlb_flush", "vCPU", "flushes of the virtual CPU's TLB by KVM"),
+    Statistic("invlpg", "vCPU", "INVLPG and single-address INVPCID done for the guest"),
+    Statistic("mmio_exits", "vCPU", "accesses outside every slot, handed to user space"),
+    Statistic("insn_emulation", "vCPU", "instructions that KVM emulated"),
+    Statistic("mmu_shadow_zapped", "VM", "shadow pages thrown away"),
+    Statistic("mmu_pte_write", "VM", "emulated stores to shadowed tables"),
+    Statistic("mmu_pde_zapped", "VM", "entries of upper tables dropped by such stores, zero apart"),
+    Statistic("mmu_flooded", "VM", "shadow pages thrown away for too many or misaligned stores"),
+    Statistic("mmu_recycled", "VM", "shadow pages thrown away for the budget"),
+    Statistic("mmu_cache_miss", "VM", "shadow pages that were not found, so made"),
+    Statistic("mmu_unsync", "VM", "shadow pages that may lag behind their table", gauge=True),
+    Statistic("pages_4k", "VM", "leaf entries that map 4 KiB", gauge=True),
+    Statistic("pages_2m", "VM", "leaf entries that map 2 MiB", gauge=True),
+    Statistic("pages_1g", "VM", "leaf entries that map 1 GiB", gauge=True),
+)
+
+_MMU_EXITS = (ExitReason.EXCEPTION, ExitReason.EPT_VIOLATION, ExitReason.NPF)
+_INVPCID_ADDRESS = 0
+_SIZES = ("pages_4k", "pages_2m", "pages_1g")
+_FLOODED = ("flooded", "misaligned")
+
+
+class Statistics:
+    """A tap that keeps all `STATISTICS` of a VM with one virtual CPU.
+
+    Without ``decode_assists`` KVM must decode INVLPG and MOV CR3 itself, as on an AMD processor
+    that lacks them: each counts as an emulated instruction.
+    """
+
+    def __init__(self, *, decode_assists: bool = True) -> None:
+        self._assists = decode_assists
+        self._counts: Counter[str] = Counter()
+        self._leaves: set[int] = set()  # where present leaf entries are
+        self._on: dict[type, Callable[[Any], None]] = {
+            VmExit: self._exit,
+            FaultHandled: lambda one: self._add(f"pf_{one.outcome}"),
+            Reflected: lambda _one: self._add("pf_guest"),
+            TlbFlushed: lambda _one: self._add("tlb_flush"),
+            MmioExit: lambda _one: self._add("mmio_exits", "insn_emulation"),
+            WriteTrapped: lambda _one: self._add("mmu_pte_write", "insn_emulation"),
+            EntryWritten: self._entry_written,
+            ShadowPageMade: lambda _one: self._add("mmu_cache_miss"),
+            ShadowPageZapped: self._shadow_page_zapped,
+            Unsync: lambda _one: self._add("mmu_unsync"),
+            UnsyncEnded: lambda _one: self._counts.subtract(["mmu_unsync"]),
+            SpteSet: self._spte_set,
+            Zap: self._zap,
+        }
+
+    def __call__(self, record: object) -> None:
+        """Take up one record."""
+        count = self._on.get(type(record))
+        if count is not None:
+            count(record)
+
+    def values(self) -> dict[str, int]:
+        """Every statistic now, by its name, in the order of `STATISTICS`."""
+        return {one.name: self._counts[one.name] for one in STATISTICS}
+
+    def _add(self, *names: str) -> None:
+        self._counts.update(names)
+
+    def _exit(self, record: VmExit) -> None:
+        self._add("exits")
+        if record.reason in _MMU_EXITS:
+            self._add("pf_taken")
+        by_address = record.qualification == _INVPCID_ADDRESS
+        if record.reason is ExitReason.INVLPG or (
+            record.reason is ExitReason.INVPCID and by_address
+        ):
+            self._add("invlpg")
+        if not self._assists and record.reason in (ExitReason.INVLPG, ExitReason.CR_ACCESS):
+            self._add("insn_emulation")
+
+    def _entry_written(self, record: EntryWritten) -> None:
+        if record.level > 1 and record.entry:
+            self._add("mmu_pde_zapped")
+
+    def _shadow_page_zapped(self, record: ShadowPageZapped) -> None:
+        self._add("mmu_shadow_zapped")
+        if record.why in _FLOODED:
+            self._add("mmu_flooded")
+        elif record.why == "recycled":
+            self._add("mmu_recycled")
+
+    def _spte_set(self, record: SpteSet) -> None:
+        leaf = record.level == 1 or record.spte & PS
+        if leaf and record.hpa not in self._leaves:
+            self._leaves.add(record.hpa)
+            self._add(_SIZES[record.level - 1])
+
+    def _zap(self, record: Zap) -> None:
+        if record.hpa in self._leaves:
+            self._leaves.remove(record.hpa)
+            self._counts.subtract([_SIZES[record.level - 1]])
