@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a design; give it once for each (default: all three)",
     )
     parser.add_argument(
+        "--policy",
+        choices=("naive", "update", "bypass", "today"),
+        default="naive",
+        help="how the shadow MMU keeps its tables true: each write to a guest table traps; and "
+        "builds the new entry; and absent entries fault without an exit; or as KVM does today "
+        "(default: naive)",
+    )
+    parser.add_argument(
         "--limit", type=argument(parse_limit), metavar="N", help="only the first N records"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -53,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     part = trace if args.limit is None else trace.head(args.limit)
     mmus = list(dict.fromkeys(args.mmu or MMUS))
     with bar(mmus) as progress:
-        rows = compare(part, mmus, progress)
+        rows = compare(part, mmus, progress, policy=args.policy)
     if args.json:
         print(json.dumps([row.to_json() for row in rows], indent=2))
     else:

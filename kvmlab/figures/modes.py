@@ -141,8 +141,8 @@ def caption(rows: Sequence[Row]) -> str:
     """What was run, how references are counted, and the shadow policy if one was at work."""
     parts = [_run(rows[0])] if rows else []
     parts.append(say("modes.convention"))
-    if any(row.mmu == "shadow" for row in rows):
-        parts.append(say("modes.policy"))
+    policies = dict.fromkeys(row.policy for row in rows if row.mmu == "shadow")
+    parts += [say(f"modes.policy.{name}") for name in policies]
     return " ".join(parts)
 
 

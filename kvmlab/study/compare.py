@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 from kvmlab.base.addresses import PAGE_SIZE, parse_size
 from kvmlab.base.errors import BadChoice, TraceError
+from kvmlab.kvm.policy import NAIVE
 from kvmlab.machine import MMUS, Machine
 from kvmlab.study.counters import TABLES, Counters, Tally
 from kvmlab.study.replay import accesses, guest_memory_for, replay
@@ -31,6 +32,7 @@ class Options(TypedDict, total=False):
     host_levels: int
     guest_page: str | int
     host_page: str | int
+    policy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Row:
     kernel: Tally
     table_bytes: dict[str, int]  # when the program ended
     shadow_bytes_peak: int
+    policy: str = NAIVE.name  # of the shadow MMU (kvm/policy.py); other designs have none
 
     @property
     def total(self) -> Tally:
@@ -65,6 +68,7 @@ class Row:
             **costs(self.total),
             "table_bytes": {table: self.table_bytes.get(table, 0) for table in TABLES},
             "shadow_bytes_peak": self.shadow_bytes_peak,
+            "policy": self.policy if self.mmu == "shadow" else None,
             "program": costs(self.program),
             "kernel": costs(self.kernel),
         }
@@ -135,6 +139,7 @@ def _study(trace: Trace, mmu: str, options: Options) -> Study:
         kernel=counters.kernel,
         table_bytes=machine.table_bytes(),
         shadow_bytes_peak=shadow_bytes + counters.shadow_pages_peak * PAGE_SIZE,
+        policy=options.get("policy", NAIVE.name),
     )
 
 

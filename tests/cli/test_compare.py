@@ -111,3 +111,18 @@ def test_a_bad_option_is_one_line_and_status_2(capsys, arguments, complaint):
     assert (status, out) == (2, "")
     assert complaint in err
     assert err.count("\n") == 1
+
+
+def test_the_shadow_policy_can_be_chosen_and_changes_the_exits(capsys):
+    """Three exits a demand fault, two, one (tests/kvm/test_exits.py holds each alone)."""
+    exits = {}
+    for policy in ("naive", "update", "bypass", "today"):
+        arguments = ["compare", "ls", "--limit", "5000", "--mmu", "shadow", "--policy", policy]
+        assert cli.main([*arguments, "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert row["policy"] == policy
+        exits[policy] = sum(row["exits"].values())
+    assert exits["naive"] > exits["update"] > exits["bypass"] > 0
+    assert exits["today"] < exits["naive"]
+    assert cli.main([*arguments]) == 0
+    assert "“today”" in capsys.readouterr().out
