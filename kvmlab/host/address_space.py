@@ -4,6 +4,8 @@ The table is real: 4-level x86 entries in RAM, walked with the walker of `hardwa
 kernel writes it directly, since how the host itself is translated is not this package's subject.
 """
 
+from collections.abc import Callable
+
 from kvmlab.base.addresses import size_text
 from kvmlab.base.errors import BadAddress, BadSize
 from kvmlab.base.tap import Tap
@@ -12,12 +14,15 @@ from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.walker import walk
-from kvmlab.host.records import HostFault
+from kvmlab.host.records import HostFault, HostTookBack
 from kvmlab.linux.buddy import Buddy
 
 _MMAP_BASE = 0x7F5A_0000_0000  # where mmap starts to place areas; areas grow upwards from here
 _PRESENT_TABLE, _PRESENT_PAGE, _PS = 0x67, 0x67, 0x80
 _LEVELS = 4
+
+Notifier = Callable[[int, int], None]
+"""Told [start, end) of the HVAs whose mappings are about to go: invalidate_range_start."""
 
 
 class AddressSpace:
@@ -28,6 +33,7 @@ class AddressSpace:
         self._tables = compile_tables(format_named("4-level"), Processor())
         self._areas: list[tuple[int, int, int]] = []  # start, end, page shift
         self._next = _MMAP_BASE
+        self.notifiers: list[Notifier] = []  # told before mappings go (mmu_notifier)
         self.root = self._table()
 
     def mmap(self, size: int, shift: int = PAGE_SHIFT) -> int:
@@ -64,10 +70,44 @@ class AddressSpace:
             self._tap(HostFault(hva, found.address, found.shift))
         return found
 
+    def madvise_dontneed(self, hva: int, size: int) -> None:
+        """Give the frames of a range back to the host; the next touch finds zeroes.
+
+        Notifiers are told first, so that no one who shadows this table is left behind (Linux,
+        include/linux/mmu_notifier.h).  Whole pages of one area only; raises `BadAddress`.
+        """
+        shift = self._area_shift(hva)
+        page = 1 << shift
+        if hva % page or size <= 0 or size % page or self._area_shift(hva + size - 1) != shift:
+            raise BadAddress(
+                f"HVA {hva:#x} with {size:#x} bytes is no range of whole pages of "
+                f"{size_text(page)} in one area"
+            )
+        for tell in self.notifiers:
+            tell(hva, hva + size)
+        for one in range(hva, hva + size, page):
+            self._take_back(one, shift)
+
+    def _take_back(self, hva: int, shift: int) -> None:
+        found = self.translate(hva)
+        if found is None:
+            return
+        self._ram.store(found.path[-1].hpa, 0)
+        pfn = found.address >> PAGE_SHIFT
+        for one in range(pfn, pfn + (1 << shift - PAGE_SHIFT)):
+            self._ram.discard(one)
+        self._buddy.free(pfn, shift - PAGE_SHIFT)
+        self._tap(HostTookBack(hva, found.address, shift))
+
+    def _area_shift(self, hva: int) -> int:
+        """The page shift of the area that holds ``hva``."""
+        for start, end, shift in self._areas:
+            if start <= hva < end:
+                return shift
+        raise BadAddress(f"HVA {hva:#x} is in no area of the process")
+
     def _back(self, hva: int) -> None:
-        shift = next((shift for start, end, shift in self._areas if start <= hva < end), 0)
-        if not shift:
-            raise BadAddress(f"HVA {hva:#x} is in no area of the process")
+        shift = self._area_shift(hva)
         table = self.root
         leaf_level = (shift - PAGE_SHIFT) // 9 + 1
         for level in range(_LEVELS, leaf_level, -1):

@@ -10,3 +10,12 @@ class HostFault:
     hva: int
     hpa: int
     shift: int
+
+
+@dataclass(slots=True)
+class HostTookBack:
+    """The host took a page of a process back: its frame is free, its contents are gone."""
+
+    hva: int
+    hpa: int
+    shift: int

@@ -77,6 +77,7 @@ class EptMmu:
         self._vmcs.cr4_host_owned = CR4_PAE | CR4_LA57 | CR4_SMEP
         self._vmcs.efer_exiting = True
         self._vm.on_slot_gone.append(self._zap_all)
+        self._vm.on_unmap.append(self._unmap)
 
     def control_written(self, register: str, value: int) -> None:
         """The guest's registers are the hardware's."""
@@ -145,6 +146,30 @@ class EptMmu:
                 self.table_frames -= 1
             self._vm.ram.store(slot, 0)
             self._vm.tap(Zap("ept", level, here >> PAGE_SHIFT, slot, spte))
+
+    def _unmap(self, gpas: range) -> None:
+        """The host takes pages back: their leaves go, tables stay (tdp_mmu_zap_leafs)."""
+        if self._zap_leaves(self._root, self._levels, 0, gpas):
+            invept(self._cpu, _ALL_ROOTS)
+            self._vm.tap(TlbFlushed("unmap"))
+
+    def _zap_leaves(self, table: int, level: int, base: int, gpas: range) -> int:
+        shift = PAGE_SHIFT + 9 * (level - 1)
+        first = max(0, gpas.start - base >> shift)
+        last = min(511, gpas.stop - 1 - base >> shift)
+        zapped = 0
+        for index in range(first, last + 1):
+            slot, here = table + 8 * index, base | index << shift
+            spte = self._vm.ram.load(slot)
+            if not spte & self._bits.present:
+                continue
+            if level > 1 and not spte & _PS:
+                zapped += self._zap_leaves(spte & ~0xFFF & (1 << 52) - 1, level - 1, here, gpas)
+                continue
+            self._vm.ram.store(slot, 0)
+            self._vm.tap(Zap("ept", level, here >> PAGE_SHIFT, slot, spte))
+            zapped += 1
+        return zapped
 
     def _set(self, level: int, gpa: int, slot: int, spte: int) -> None:
         self._vm.ram.store(slot, spte)

@@ -37,6 +37,11 @@ class Memslot:
         """HVA = userspace_addr + (GPA - guest_phys_addr)."""
         return self.hva + (gpa - self.gpa)
 
+    def gpas(self, start: int, end: int) -> range:
+        """The guest-physical addresses that HVAs ``[start, end)`` back here; may be empty."""
+        first, last = max(start, self.hva), min(end, self.hva + self.size)
+        return range(self.gpa + first - self.hva, self.gpa + last - self.hva)
+
     def allows_large(self, gpa: int, shift: int) -> bool:
         """Whether a leaf of 2**shift bytes may map the range around ``gpa``.
 

@@ -77,6 +77,7 @@ class ShadowMmu:
         self._vmcs.efer_exiting = True
         self._load_root()
         self._vm.on_slot_gone.append(self._zap_all)
+        self._vm.on_unmap.append(self._unmap)
 
     def control_written(self, register: str, value: int) -> None:
         """A MOV to a control register: another root, or another role of the same one."""
@@ -165,6 +166,12 @@ class ShadowMmu:
             page.writes = 0
             index = gva >> shift_of(page.role.level) & ENTRIES - 1
             page = self.pages.child(Slot(page, index)) if page.role.level > 1 else None
+
+    def _unmap(self, gpas: range) -> None:
+        """The host takes pages back: their leaves go (kvm_unmap_gfn_range)."""
+        if self.pages.unmap(gpas.start >> PAGE_SHIFT, gpas.stop - 1 >> PAGE_SHIFT):
+            self._flushes.request("unmap")
+            self._flushes.serve()
 
     def _zap_all(self) -> None:
         """A slot is gone: begin anew with an empty tree."""

@@ -212,6 +212,19 @@ class ShadowPages:
         self._vm.tap(Zap("shadow", slot.page.role.level, gfn or 0, slot.hpa, spte))
         return True
 
+    def unmap(self, first: int, last: int) -> bool:
+        """Drop every leaf that maps a frame from ``first`` to ``last``; whether there was one.
+
+        Shadow pages of guest tables stay: their frames keep what the guest wrote, or the VMM
+        gave away memory that the guest still used.
+        """
+        dropped = False
+        for gfn in [one for one in self._rmap if one <= last]:
+            for slot in list(self._rmap[gfn]):
+                if gfn + covered(slot.page.role.level) > first:
+                    dropped |= self.drop(slot)
+        return dropped
+
     def show_absent(self, slot: Slot) -> None:
         """Let a fault on ``slot`` go to the guest: its own entry is absent (notrap_nonpresent)."""
         self._vm.ram.store(slot.hpa, 0)

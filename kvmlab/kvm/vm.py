@@ -32,6 +32,8 @@ class Vm:
         self.host, self.vmm, self.tap = host, vmm, tap
         self.slots = Memslots()
         self.on_slot_gone: list[Callable[[], None]] = []  # MMUs drop all: kvm_mmu_zap_all_fast()
+        self.on_unmap: list[Callable[[range], None]] = []  # MMUs drop some: kvm_unmap_gfn_range()
+        vmm.notifiers.append(self._host_takes)
 
     @property
     def ram(self) -> Ram:
@@ -43,6 +45,12 @@ class Vm:
         if self.slots.set_region(slot, gpa, size, hva, flags):
             for drop in self.on_slot_gone:
                 drop()
+
+    def _host_takes(self, start: int, end: int) -> None:
+        """HVAs are about to lose their frames: what depends on them goes (MMU notifier)."""
+        for gpas in [slot.gpas(start, end) for slot in self.slots]:
+            for drop in self.on_unmap if gpas else ():
+                drop(gpas)
 
     def back(self, gpa: int) -> Backing | None:
         """Where ``gpa`` is, faulted into the host if need be; None outside every slot."""

@@ -1,0 +1,95 @@
+"""The host takes pages back: the MMU notifier drops what depended on them, at once.
+
+Measured on a live KVM: madvise(DONTNEED) on 16 pages makes pages_4k fall by 16 without an exit
+of the guest; the next access faults again and reads zeroes.
+"""
+
+import random
+
+import pytest
+
+from kvmlab.base.errors import BadAddress
+from kvmlab.hardware.records import VmExit
+from kvmlab.host.records import HostTookBack
+from kvmlab.kvm.records import Zap
+from kvmlab.machine import Machine
+from tests.kvm.test_invariants import check_frames, churn, collect
+
+AREA, PAGES = 0x1000_0000, 16
+DESIGNS = [("ept", "naive"), *(("shadow", one) for one in ("naive", "update", "bypass", "today"))]
+
+
+def started(mmu, policy="naive", **options):
+    records = []
+    machine = Machine(mmu, policy=policy, tap=records.append, **options)
+    process = machine.guest.spawn("demo")
+    machine.guest.switch(process)
+    process.mmap(AREA, "2M", page=machine.guest_page)
+    return machine, records
+
+
+@pytest.mark.parametrize("mmu, policy", DESIGNS)
+def test_pages_taken_back_are_zapped_without_an_exit_and_read_as_zeroes(mmu, policy):
+    machine, records = started(mmu, policy)
+    for page in range(PAGES):
+        machine.guest.store(AREA + page * 4096, page + 1)
+    hvas = [machine.chain(AREA + page * 4096).hva for page in range(PAGES)]
+    records.clear()
+    for hva in hvas:
+        machine.qemu.process.madvise_dontneed(hva, 4096)
+    assert len({one.gfn for one in records if isinstance(one, Zap) and one.level == 1}) == PAGES
+    assert len([one for one in records if isinstance(one, HostTookBack)]) == PAGES
+    assert not [one for one in records if isinstance(one, VmExit)]
+    for page in range(PAGES):
+        assert machine.chain(AREA + page * 4096).hpa is None
+        records.clear()
+        assert machine.guest.load(AREA + page * 4096) == 0
+        assert len([one for one in records if isinstance(one, VmExit)]) == 1  # filled anew
+    check_frames(machine)
+
+
+@pytest.mark.parametrize("mmu", ["ept", "shadow"])
+def test_other_pages_keep_what_they_hold(mmu):
+    machine, _ = started(mmu)
+    for page in range(PAGES):
+        machine.guest.store(AREA + page * 4096, page + 1)
+    machine.qemu.process.madvise_dontneed(machine.chain(AREA + 4096).hva, 4096)
+    values = [machine.guest.load(AREA + page * 4096) for page in range(PAGES)]
+    assert values == [1, 0, *range(3, PAGES + 1)]
+
+
+@pytest.mark.parametrize("mmu", ["ept", "shadow"])
+def test_a_large_host_page_goes_as_a_whole(mmu):
+    machine, _ = started(mmu, guest_page="2M", host_page="2M")
+    machine.guest.store(AREA + 0x1000, 7)
+    hva = machine.chain(AREA).hva
+    with pytest.raises(BadAddress, match="whole pages of 2M"):
+        machine.qemu.process.madvise_dontneed(hva, 4096)
+    assert machine.guest.load(AREA + 0x1000) == 7
+    machine.qemu.process.madvise_dontneed(hva, 2 << 20)
+    assert machine.guest.load(AREA + 0x1000) == 0
+
+
+def test_memory_that_is_not_the_processs_cannot_be_given_back():
+    machine, records = started("ept")
+    records.clear()
+    for hva, size in ((0x1000, 4096), (machine.vm.slots.find(0).hva + 1, 4096)):
+        with pytest.raises(BadAddress, match=f"{hva:#x}"):
+            machine.qemu.process.madvise_dontneed(hva, size)
+    assert records == []
+
+
+@pytest.mark.parametrize("mmu, policy", DESIGNS)
+def test_no_leaf_and_no_tlb_entry_points_to_a_frame_that_was_taken_back(mmu, policy):
+    options = {"guest_memory": "16M", "host_memory": "32M"}
+    machine = Machine(mmu, policy=policy, **options)
+    choose = random.Random(5)
+    for _ in churn(machine, 11):
+        gva = AREA + choose.randrange(40) * 4096
+        hva = machine.chain(gva).hva if machine.guest.current else None
+        if hva:
+            machine.qemu.process.madvise_dontneed(hva & ~0xFFF, 4096)
+        check_frames(machine)
+        backing = set()
+        collect(machine, machine.qemu.process.root, 4, set(), backing)
+        assert {one.page >> 12 for one in machine.cpu.tlb.entries()} <= backing
