@@ -229,21 +229,20 @@ def registers(c: reference.Controls) -> processor.Controls:
 def processor_of(
     c: reference.Controls, nested: reference.Ept | reference.Npt | None, *, eager: bool
 ) -> Processor:
-    """The processor of a case.  It is one, and serves both dimensions with one MAXPHYADDR."""
+    """The processor of a case: one, but the host's tables may be wider than the guest's."""
     facts: dict[str, Any] = {}
     if isinstance(nested, reference.Ept):
-        one_width(c.maxphyaddr, nested.maxphyaddr)
         facts = {
+            "host_maxphyaddr": nested.maxphyaddr,
             "ept_execute_only": bool(nested.exec_only),
             "ept_2m": bool(nested.page_2m),
             "ept_1g": bool(nested.page_1g),
             "advanced_exit_information": bool(nested.adv_info),
         }
     elif isinstance(nested, reference.Npt):
-        one_width(c.maxphyaddr, nested.host.maxphyaddr)
         if nested.host.vendor != c.vendor or not nested.host.efer_nxe:
             raise ValueError("one processor runs guest and host, and the host has NX on")
-        facts = {"pdptes_in_memory": True}
+        facts = {"pdptes_in_memory": True, "host_maxphyaddr": nested.host.maxphyaddr}
     return Processor(
         vendor=c.vendor,
         maxphyaddr=c.maxphyaddr,
@@ -251,11 +250,6 @@ def processor_of(
         accessed_while_walking=eager,
         **facts,
     )
-
-
-def one_width(guest: int, host: int) -> None:
-    if guest != host:
-        raise ValueError(f"one processor has one MAXPHYADDR, not {guest} and {host}")
 
 
 def execution_controls(nested: reference.Ept | reference.Npt) -> dict[str, Any]:

@@ -4,7 +4,7 @@ SDM, "The Extended Page Table Mechanism (EPT)"; APM volume 2, "Nested Paging".
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmlab.base.errors import MachineCheck
 from kvmlab.hardware.fields import Switches
@@ -60,6 +60,7 @@ def decode_eptp(
     eptp: int, cpu: Processor, *, mode_based: bool = False, pml: PageModificationLog | None = None
 ) -> Ept:
     """What ``eptp`` says; raises `MachineCheck` for a value that fails VM entry."""
+    cpu = _of_host(cpu)
     levels = (eptp >> 3 & 7) + 1
     reserved = eptp & ((1 << 64) - (1 << cpu.maxphyaddr)) | eptp & 0xF00
     if eptp & EPTP_MEMORY_TYPE not in (0, 6) or levels not in (4, 5) or reserved:
@@ -73,9 +74,14 @@ def decode_eptp(
     return Ept(tables, eptp & _ROOT, keeps, pml=pml)
 
 
+def _of_host(cpu: Processor) -> Processor:
+    """The processor as the host's tables see it, with its full physical width."""
+    return replace(cpu, maxphyaddr=cpu.host_maxphyaddr or cpu.maxphyaddr)
+
+
 def decode_ncr3(ncr3: int, cpu: Processor, levels: int = 4) -> Ept:
     """AMD's nested CR3: guest-format tables, walked as a user access."""
-    tables = compile_tables(format_named(f"NPT-{levels}"), cpu)
+    tables = compile_tables(format_named(f"NPT-{levels}"), _of_host(cpu))
     return Ept(tables, ncr3 & _ROOT, accessed_dirty=True, npt=True)
 
 

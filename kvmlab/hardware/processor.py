@@ -15,6 +15,9 @@ class Processor:
 
     vendor: str = "intel"
     maxphyaddr: int = 46
+    # What the hypervisor's own tables obey, where the guest is shown a smaller width than the
+    # silicon has (KVM's allow_smaller_maxphyaddr); None: the same.
+    host_maxphyaddr: int | None = None
     gigabyte_pages: bool = True
     ept_execute_only: bool = True
     ept_2m: bool = True
