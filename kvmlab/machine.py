@@ -45,7 +45,8 @@ class Machine:
     Sizes are bytes or texts such as ``64M``.  ``guest_levels`` is 2 (32-bit), 3 (PAE), 4 or 5,
     ``host_levels`` (of EPT) 4 or 5; ``host_page`` backs the guest's memory, ``guest_page`` is
     the page size that those who use the machine are to map; ``policy`` is how the shadow MMU
-    keeps its tables true (kvm/policy.py), which the other designs have no need of.
+    keeps its tables true (kvm/policy.py), which the other designs have no need of; ``kpti`` and
+    ``pcid`` are what the guest's kernel does about CR3 (guest/contexts.py).
     Raises `BadChoice` and `BadSize`.
     """
 
@@ -60,6 +61,8 @@ class Machine:
         guest_page: int | str = "4K",
         host_page: int | str = "4K",
         policy: str = NAIVE.name,
+        kpti: bool = False,
+        pcid: bool = False,
         geometry: Geometry = UNIFIED,
         tap: Tap = silent,
     ) -> None:
@@ -84,7 +87,7 @@ class Machine:
             self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels))
         if fmt.mode == "PAE":
             load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
-        self.guest = Kernel(self.cpu, memory_map(guest_size), tap)
+        self.guest = Kernel(self.cpu, memory_map(guest_size), tap, kpti=kpti, pcid=pcid)
         self.guest.page_shift(self.guest_page)
 
     def _power_on(self, fmt: Format, size: int, host_shift: int, levels: int) -> None:

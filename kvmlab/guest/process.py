@@ -28,7 +28,10 @@ class Process:
     name: str
     root: int
     kernel: "Kernel" = field(repr=False)
+    space: int  # names its address space (mm_struct); never used again (ctx_id)
     vmas: list[Vma] = field(default_factory=list)
+    generation: int = 0  # how often something of its translations was flushed (tlb_gen)
+    parent: "Process | None" = field(default=None, repr=False)
 
     def mmap(
         self,
@@ -66,6 +69,8 @@ class Process:
                 )
         vma = Vma(start, end, write, execute, shift)
         self.vmas.append(vma)
+        if self.kernel.current is self:
+            self.kernel.syscall()
         return vma
 
     def vma_at(self, gva: int) -> Vma | None:

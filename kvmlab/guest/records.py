@@ -1,4 +1,4 @@
-"""What the guest's kernel does with memory, one record per event."""
+"""What the guest's kernel does with memory and processes, one record per event."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,27 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class DemandFault:
     """The kernel answered a #PF with a fresh page."""
+
+    process: str
+    gva: int
+    gpa: int
+    shift: int
+
+
+@dataclass(slots=True)
+class PageCopied:
+    """The kernel answered a write to a page that others share with a copy of it."""
+
+    process: str
+    gva: int
+    old: int
+    new: int
+    shift: int
+
+
+@dataclass(slots=True)
+class PageReused:
+    """The kernel answered a write to a page that nobody else shares any more by allowing it."""
 
     process: str
     gva: int
@@ -27,3 +48,34 @@ class ContextSwitch:
 
     process: str
     root: int
+
+
+@dataclass(slots=True)
+class SystemCall:
+    """A process entered the kernel by SYSCALL and came back."""
+
+    process: str
+
+
+@dataclass(slots=True)
+class Forked:
+    """A process was copied: all its pages are shared until one of the two writes."""
+
+    parent: str
+    child: str
+    pages: int
+
+
+@dataclass(slots=True)
+class Executed:
+    """A process began another program in a new address space."""
+
+    process: str
+    root: int
+
+
+@dataclass(slots=True)
+class Exited:
+    """A process ended; its pages and tables are free."""
+
+    process: str

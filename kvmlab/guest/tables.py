@@ -7,6 +7,7 @@ Linux, arch/x86/mm and mm/memory.c.
 
 from collections.abc import Callable
 
+from kvmlab.base.addresses import PAGE_SIZE
 from kvmlab.base.errors import Overlap
 from kvmlab.base.tap import Tap
 from kvmlab.guest.records import TableMade
@@ -25,13 +26,15 @@ PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, GLOBAL = (
 NX = 1 << 63
 _TABLE = PRESENT | WRITABLE | ACCESSED | DIRTY  # _KERNPG_TABLE; with USER, _PAGE_TABLE
 _FRAME = 0x000F_FFFF_FFFF_F000
+_KERNEL_HALF = 1 << 11  # of the entries of a root
 
 
 class PageTables:
     """Trees of page tables in one format, at guest-physical roots.
 
     ``virtual`` gives the address at which the kernel sees a guest-physical one, ``alloc`` a
-    zeroed frame for a table.
+    zeroed frame for a table.  ``isolated``: each root has a second one in the next frame, which
+    user mode runs on (KPTI).
     """
 
     def __init__(
@@ -41,9 +44,10 @@ class PageTables:
         virtual: Callable[[int], int],
         alloc: Callable[[], int],
         tap: Tap,
+        *,
+        isolated: bool = False,
     ) -> None:
-        self.format = fmt
-        self.virtual = virtual
+        self.format, self.virtual, self.isolated = fmt, virtual, isolated
         self._cpu, self._alloc, self._tap = cpu, alloc, tap
 
     def shift_of(self, level: int) -> int:
@@ -103,6 +107,10 @@ class PageTables:
         """The guest-physical address of the page that a leaf entry at ``level`` maps."""
         return entry & _FRAME & ~((1 << self.shift_of(level)) - 1)
 
+    def flags_of(self, entry: int, level: int) -> int:
+        """What a leaf entry at ``level`` says beside its frame: what `map` takes."""
+        return entry & ~self.frame_of(entry, level) & ~(PRESENT | (LARGE if level > 1 else 0))
+
     def tables_below(self, table: int, level: int, top_entries: int) -> list[tuple[int, int]]:
         """Every table under ``table``, itself last, as (address, level).
 
@@ -127,5 +135,8 @@ class PageTables:
         self._tap(TableMade(level - 1, gpa))
         pointer = self.format.mode == "PAE" and level == self.format.levels
         entry = gpa | (PRESENT if pointer else _TABLE | user)  # a PDPTE has no rights, no A
+        if self.isolated and level == self.format.levels and not slot & _KERNEL_HALF:
+            self.write(slot | PAGE_SIZE, entry)  # pti_set_user_pgtbl()
+            entry |= NX  # the kernel's root cannot run user code by mistake
         self.write(slot, entry)
         return entry

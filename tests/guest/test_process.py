@@ -86,7 +86,7 @@ def test_a_write_to_a_read_only_mapping_is_sigsegv(machine):
 
 def test_a_page_appears_at_its_first_touch_and_reads_as_zero(machine):
     records = []
-    machine.guest._tap = machine.cpu.tap = records.append
+    machine.guest.memory._tap = machine.cpu.tap = records.append
     assert machine.guest.load(AREA + 0x3000) == 0
     assert machine.guest.load(AREA + 0x3008) == 0
     assert len([one for one in records if isinstance(one, DemandFault)]) == 1

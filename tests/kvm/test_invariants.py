@@ -130,9 +130,9 @@ def test_a_small_budget_recycles_and_the_guest_does_not_notice():
 
 def test_memory_is_all_given_back_when_processes_end():
     machine = Machine("native", guest_memory="16M")
-    free = machine.guest._buddy.free_frames
+    free = machine.guest.frames.buddy.free_frames
     for _ in churn(machine, 7):
         pass
     for process in list(machine.guest.processes):
         machine.guest.exit(process)
-    assert machine.guest._buddy.free_frames == free
+    assert machine.guest.frames.buddy.free_frames == free

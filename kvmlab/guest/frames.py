@@ -1,0 +1,76 @@
+"""The guest's page frames: handed out zeroed, counted while several mappings share them.
+
+Linux, mm/page_alloc.c and the reference count of struct page.
+"""
+
+from collections.abc import Callable, Sequence
+
+from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.base.errors import BadSize
+from kvmlab.linux.buddy import Buddy
+
+_FIRMWARE = 1 << 20  # the first MiB is the firmware's
+
+
+class Frames:
+    """All frames of ``memory``, (start, length) of each range of RAM, but the firmware's.
+
+    ``clear`` makes one frame all zero.
+    """
+
+    def __init__(self, memory: Sequence[tuple[int, int]], clear: Callable[[int], None]) -> None:
+        self.buddy = _free_frames(memory)
+        self._clear = clear
+        self._more_users: dict[int, int] = {}  # page -> how many mappings beyond the first
+        self.tables = 0
+
+    def alloc(self, order: int = 0) -> int:
+        """The guest-physical address of a page of 2**order frames, all zero.
+
+        Memory is zero when the machine starts, and `release` clears what comes back.
+        """
+        return self.buddy.alloc(order) << PAGE_SHIFT
+
+    def alloc_table(self, order: int = 0) -> int:
+        """A page for 2**order page tables."""
+        gpa = self.alloc(order)
+        self.tables += 1 << order
+        return gpa
+
+    def free_table(self, gpa: int, order: int = 0) -> None:
+        """Take page tables back."""
+        self.release(gpa, order)
+        self.tables -= 1 << order
+
+    def share(self, gpa: int) -> None:
+        """One more mapping of a page (folio_get)."""
+        self._more_users[gpa] = self._more_users.get(gpa, 0) + 1
+
+    def shared(self, gpa: int) -> bool:
+        """Whether more than one mapping has the page."""
+        return gpa in self._more_users
+
+    def release(self, gpa: int, order: int) -> None:
+        """One mapping less (folio_put); after the last, clear the page and give it back.
+
+        Linux does so with init_on_free=1.  Its default is to clear when a page is handed out;
+        then a demand fault would touch its new frame twice, and hide from the learner which
+        touch made the hypervisor work.
+        """
+        if more := self._more_users.pop(gpa, 0):
+            if more > 1:
+                self._more_users[gpa] = more - 1
+            return
+        for one in range(gpa, gpa + (PAGE_SIZE << order), PAGE_SIZE):
+            self._clear(one)
+        self.buddy.free(gpa >> PAGE_SHIFT, order)
+
+
+def _free_frames(memory: Sequence[tuple[int, int]]) -> Buddy:
+    (start, length), *others = memory
+    if length <= _FIRMWARE:
+        raise BadSize(f"a guest with {length:#x} bytes has nothing beyond its first MiB")
+    buddy = Buddy((start + _FIRMWARE) >> PAGE_SHIFT, (length - _FIRMWARE) >> PAGE_SHIFT)
+    for first, more in others:
+        buddy.add(first >> PAGE_SHIFT, more >> PAGE_SHIFT)
+    return buddy
