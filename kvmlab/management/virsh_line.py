@@ -1,0 +1,85 @@
+"""A line for virsh, read: which command, its options and flags, and what is wrong with it.
+
+libvirt, tools/vsh.c: vshCommandParse().
+"""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kvmlab.management.connection import virConnect
+
+
+class Refused(Exception):
+    """A command that failed; its lines go to standard error, each after ``error: ``."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+
+@dataclass(slots=True)
+class Command:
+    """One command: what does it, its positional options, its flags, its options with a value."""
+
+    run: Callable[[virConnect, "Options"], str]
+    positional: tuple[str, ...] = ("domain",)
+    flags: tuple[str, ...] = ()
+    valued: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Options:
+    """What was given on a command line."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    flags: set[str] = field(default_factory=set)
+
+
+def commands_of(line: str) -> list[list[str]]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
+    lexer.whitespace_split = True
+    commands: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) == {";"}:
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return [one for one in commands if one]
+
+
+def parse(words: list[str], known: Mapping[str, Command]) -> tuple[Command, Options]:
+    """The command that ``words`` name and what they give it."""
+    name, rest = words[0], words[1:]
+    command = known.get(name)
+    if command is None:
+        raise Refused(f"unknown command: '{name}'")
+    options, waiting = Options(), command.positional
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            free = [one for one in waiting if one not in options.values]
+            if not free:
+                raise Refused(f"unexpected data '{word}'")
+            options.values[free[0]] = word
+            continue
+        option, equals, value = word[2:].partition("=")
+        if option in command.flags and not equals:
+            options.flags.add(option)
+        elif option in (*waiting, *command.valued):
+            if not equals and not rest:
+                raise Refused(f"expected syntax: --{option} <{_SYNTAX.get(option, 'string')}>")
+            options.values[option] = value if equals else rest.pop(0)
+        else:
+            raise Refused(f"command '{name}' doesn't support option --{option}")
+    missing = [one for one in command.positional if one not in options.values]
+    if missing:
+        raise Refused(*[f"command '{name}' requires {_wanted(one)} option" for one in missing])
+    return command, options
+
+
+_SYNTAX = {"period": "number", "size": "number"}
+
+
+def _wanted(option: str) -> str:
+    return f"<{option}>" if option == "domain" else f"--{option}"
