@@ -10,6 +10,7 @@ import uuid as uuids
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from xml.etree import ElementTree as ET
 
 from kvmlab.management.libvirt_errors import (
@@ -26,7 +27,9 @@ from kvmlab.management.xml_text import to_text
 DOMAIN_TYPES = ("test", "qemu", "kvm")
 _MODELS = ("virtio", "virtio-transitional", "virtio-non-transitional", "xen", "none")
 _TUNING = ("hard_limit", "soft_limit", "min_guarantee", "swap_hard_limit")
-_LIFECYCLE = {"on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"}
+_LIFECYCLE = MappingProxyType(
+    {"on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"}
+)
 _TITLES = ("title", "description", "metadata")  # these stand before the memory
 _KNOWN = frozenset(_LIFECYCLE) | {
     "name",

@@ -37,10 +37,15 @@ class Options:
 
 
 def commands_of(line: str) -> list[list[str]]:
+    """The words of each command of ``line``."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
     lexer.whitespace_split = True
     commands: list[list[str]] = [[]]
-    for word in lexer:
+    try:
+        words = list(lexer)
+    except ValueError:
+        raise Refused('missing "') from None
+    for word in words:
         if set(word) == {";"}:
             commands.append([])
         else:
@@ -68,7 +73,7 @@ def parse(words: list[str], known: Mapping[str, Command]) -> tuple[Command, Opti
             options.flags.add(option)
         elif option in (*waiting, *command.valued):
             if not equals and not rest:
-                raise Refused(f"expected syntax: --{option} <{_SYNTAX.get(option, 'string')}>")
+                raise Refused(f"expected syntax: --{option} <{_kind(option)}>")
             options.values[option] = value if equals else rest.pop(0)
         else:
             raise Refused(f"command '{name}' doesn't support option --{option}")
@@ -78,7 +83,8 @@ def parse(words: list[str], known: Mapping[str, Command]) -> tuple[Command, Opti
     return command, options
 
 
-_SYNTAX = {"period": "number", "size": "number"}
+def _kind(option: str) -> str:
+    return "number" if option in ("period", "size") else "string"
 
 
 def _wanted(option: str) -> str:
