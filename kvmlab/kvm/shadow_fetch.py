@@ -6,22 +6,20 @@ Linux, arch/x86/kvm/mmu/paging_tmpl.h: FNAME(fetch), FNAME(pte_prefetch).
 from kvmlab.hardware.formats import ALL_RIGHTS
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import Mapped
-from kvmlab.kvm.flushes import Flushes
-from kvmlab.kvm.guest_walk import GuestWalk, Pte
-from kvmlab.kvm.policy import Policy
+from kvmlab.kvm.guest_walk import Pte
 from kvmlab.kvm.records import Prefetched
 from kvmlab.kvm.shadow_pages import (
     ENTRIES,
     Role,
     ShadowPage,
-    ShadowPages,
     Slot,
     covered,
     shift_of,
 )
-from kvmlab.kvm.shadow_sptes import Outcome, Sptes, Why, page_of
+from kvmlab.kvm.shadow_parts import Parts
+from kvmlab.kvm.shadow_sptes import Outcome, Why, page_of
 from kvmlab.kvm.shadow_sync import Sync
-from kvmlab.kvm.vm import Backing, Vm
+from kvmlab.kvm.vm import Backing
 
 _TABLE = 0x67  # upper entries allow everything: P, W, U, A, D; rights live in the leaves
 _LARGEST_LEAF = 3
@@ -30,18 +28,10 @@ _LARGEST_LEAF = 3
 class Fetch:
     """Builds shadow paths from what the walk of the guest's tables found."""
 
-    def __init__(
-        self,
-        vm: Vm,
-        policy: Policy,
-        flushes: Flushes,
-        guest: GuestWalk,
-        pages: ShadowPages,
-        sptes: Sptes,
-        sync: Sync,
-    ) -> None:
-        self._vm, self._policy, self._flushes = vm, policy, flushes
-        self._guest, self._pages, self._sptes, self._sync = guest, pages, sptes, sync
+    def __init__(self, parts: Parts, sync: Sync) -> None:
+        self._vm, self._policy, self._flushes = parts.vm, parts.policy, parts.flushes
+        self._guest, self._pages, self._sptes = parts.guest, parts.pages, parts.sptes
+        self._sync = sync
 
     def fill(
         self, root: ShadowPage, gva: int, mapped: Mapped, backing: Backing, *, write: bool

@@ -24,6 +24,7 @@ from kvmlab.kvm.records import FaultHandled, Reflected
 from kvmlab.kvm.shadow_budget import default_budget, make_room
 from kvmlab.kvm.shadow_fetch import Fetch
 from kvmlab.kvm.shadow_pages import ENTRIES, Role, ShadowPage, ShadowPages, Slot, shift_of
+from kvmlab.kvm.shadow_parts import Parts
 from kvmlab.kvm.shadow_roots import Roots
 from kvmlab.kvm.shadow_sptes import Outcome, Sptes
 from kvmlab.kvm.shadow_sync import Sync
@@ -51,10 +52,10 @@ class ShadowMmu:
         self._roots = Roots(policy.previous_roots)
         self.pages = ShadowPages(vm, policy, self._flushes)
         sptes = Sptes(self.pages, policy, self._flushes)
-        parts = (vm, policy, self._flushes, self._walk, self.pages)
-        self._sync = Sync(*parts, sptes)
-        self._fetch = Fetch(*parts, sptes, self._sync)
-        self._writes = Writes(*parts, self._fetch, self._roots)
+        parts = Parts(vm, policy, self._flushes, self._walk, self.pages, sptes)
+        self._sync = Sync(parts)
+        self._fetch = Fetch(parts, self._sync)
+        self._writes = Writes(parts, self._fetch, self._roots)
 
     @property
     def policy(self) -> str:

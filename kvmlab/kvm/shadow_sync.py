@@ -6,9 +6,6 @@ x86/mmu.rst, "Synchronized and unsynchronized pages"; mmu.c: mmu_sync_children()
 """
 
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.kvm.flushes import Flushes
-from kvmlab.kvm.guest_walk import GuestWalk
-from kvmlab.kvm.policy import Policy
 from kvmlab.kvm.records import Synced
 from kvmlab.kvm.shadow_pages import (
     ADDRESS,
@@ -17,28 +14,19 @@ from kvmlab.kvm.shadow_pages import (
     PS,
     Role,
     ShadowPage,
-    ShadowPages,
     Slot,
     shift_of,
 )
-from kvmlab.kvm.shadow_sptes import Sptes, Why
-from kvmlab.kvm.vm import Vm
+from kvmlab.kvm.shadow_parts import Parts
+from kvmlab.kvm.shadow_sptes import Why
 
 
 class Sync:
     """Brings the unsync pages of ``pages`` in step with the guest's tables."""
 
-    def __init__(
-        self,
-        vm: Vm,
-        policy: Policy,
-        flushes: Flushes,
-        guest: GuestWalk,
-        pages: ShadowPages,
-        sptes: Sptes,
-    ) -> None:
-        self._vm, self._policy, self._flushes = vm, policy, flushes
-        self._guest, self._pages, self._sptes = guest, pages, sptes
+    def __init__(self, parts: Parts) -> None:
+        self._vm, self._policy, self._flushes = parts.vm, parts.policy, parts.flushes
+        self._guest, self._pages, self._sptes = parts.guest, parts.pages, parts.sptes
 
     def get(self, gfn: int, role: Role) -> ShadowPage:
         """The shadow page of this key, made if need be; in step, since it will be linked.

@@ -4,15 +4,12 @@ Linux, arch/x86/kvm/mmu/mmu.c: kvm_mmu_pte_write(), detect_write_misaligned(),
 detect_write_flooding().
 """
 
-from kvmlab.kvm.flushes import Flushes
-from kvmlab.kvm.guest_walk import GuestWalk
-from kvmlab.kvm.policy import Policy
 from kvmlab.kvm.records import EntryWritten, WriteTrapped
 from kvmlab.kvm.shadow_fetch import Fetch
-from kvmlab.kvm.shadow_pages import ENTRIES, PRESENT, ShadowPage, ShadowPages, Slot
+from kvmlab.kvm.shadow_pages import ENTRIES, PRESENT, ShadowPage, Slot
+from kvmlab.kvm.shadow_parts import Parts
 from kvmlab.kvm.shadow_roots import Roots
 from kvmlab.kvm.shadow_sptes import ACCESSED
-from kvmlab.kvm.vm import Vm
 
 FLOOD = 3  # trapped writes without a walk in between, after which a shadow page is thrown away
 
@@ -20,18 +17,10 @@ FLOOD = 3  # trapped writes without a walk in between, after which a shadow page
 class Writes:
     """Emulates stores to guest tables and brings their shadow pages in step."""
 
-    def __init__(
-        self,
-        vm: Vm,
-        policy: Policy,
-        flushes: Flushes,
-        guest: GuestWalk,
-        pages: ShadowPages,
-        fetch: Fetch,
-        roots: Roots,
-    ) -> None:
-        self._vm, self._policy, self._flushes, self._guest = vm, policy, flushes, guest
-        self._pages, self._fetch, self._roots = pages, fetch, roots
+    def __init__(self, parts: Parts, fetch: Fetch, roots: Roots) -> None:
+        self._vm, self._policy, self._flushes = parts.vm, parts.policy, parts.flushes
+        self._guest, self._pages = parts.guest, parts.pages
+        self._fetch, self._roots = fetch, roots
 
     def emulate(self, gpa: int, hpa: int, data: bytes) -> None:
         """Do the guest's store for it; throw away or bring in step what was built from there."""
