@@ -48,12 +48,15 @@ class Cpu(Mmu):
         processor: Processor | None = None,
         geometry: Geometry = UNIFIED,
         tap: Tap = silent,
+        number: int = 0,
     ) -> None:
         super().__init__(ram, processor or Processor(), geometry, tap)
+        self.number = number  # its APIC ID
         self.cpl = 0
         self.page_fault_handler: Callable[[PageFault], None] | None = None
         self.protection_fault_handler: Callable[[GeneralProtection], None] | None = None
         self.vmcs: Vmcs | None = None
+        self.in_guest = False  # in VMX non-root operation at this moment
         self._native = Controls()
 
     @property
@@ -87,6 +90,7 @@ class Cpu(Mmu):
         except MachineCheck:
             self.vmcs = before
             raise
+        self.in_guest = True
 
     # -- one try ------------------------------------------------------------------------
 
@@ -164,16 +168,20 @@ class Cpu(Mmu):
             raise MachineCheck(f"#GP: {fault.why} ({fault.gva:#x}), and no handler in the IDT")
         self.protection_fault_handler(fault)
 
-    def exit(self, reason: VmExit, instruction: Instruction) -> bool:
+    def exit(self, reason: VmExit, instruction: Instruction | None = None) -> bool:
         """Leave the guest, run the hypervisor, enter again; whether it emulated the instruction."""
         vmcs = self.vmcs
         if vmcs is None:
             raise MachineCheck("a VM exit outside VMX non-root operation")
         vmcs.instruction, vmcs.advance, vmcs.injected = instruction, False, None
         self.tap(reason)
+        self.in_guest = False
         if vmcs.vpid == 0:  # without VPID a transition leaves nothing of the guest cached
             self.drop("VM exit", lambda tag: tag.vpid == 0)
-        vmcs.host_entry(reason)
+        try:
+            vmcs.host_entry(reason)
+        finally:
+            self.in_guest = True
         self.refresh()
         self.tap(VmEntry(vmcs.injected))
         advance, injected = vmcs.advance, vmcs.injected

@@ -148,6 +148,7 @@ class ExitReason(IntEnum):
     """Basic exit reasons (SDM, "VMX Basic Exit Reasons"), as far as the engine knows them."""
 
     EXCEPTION = 0
+    EXTERNAL_INTERRUPT = 1
     INVLPG = 14
     CR_ACCESS = 28
     WRMSR = 32

@@ -10,25 +10,24 @@ from dataclasses import dataclass
 
 from kvmlab.hardware import permissions
 from kvmlab.hardware.cpu import Cpu
-from kvmlab.hardware.instructions import invept
-from kvmlab.hardware.processor import CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_SMEP
+from kvmlab.hardware.processor import CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_SMEP, Controls
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import WRITE, Kind, VmExit
 from kvmlab.hardware.vmcs import Vmcs
+from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.mmio import emulate_mmio
 from kvmlab.kvm.records import (
     FaultHandled,
     Prefetched,
     ShadowPageMade,
     SpteSet,
-    TlbFlushed,
     Zap,
 )
 from kvmlab.kvm.vm import Backing, Vm
 
 _PS, _EPTP_WB_AD = 1 << 7, 6 | 1 << 6
 _QUAL_WRITE = 1 << 1  # in an EPT violation's qualification as in a nested page fault's code
-_QUAL_FETCH, _W, _ALL_ROOTS = 1 << 2, 1 << 1, 2
+_QUAL_FETCH, _W = 1 << 2, 1 << 1
 _PREFETCH = 8  # PTE_PREFETCH_NUM
 
 
@@ -43,6 +42,14 @@ class _Bits:
 
 _EPT = _Bits(7, 7 | 1 << 8, 7 | 6 << 3 | 1 << 6 | 1 << 8 | 1 << 9)  # RWX; WB and IPAT; A, D
 _NPT = _Bits(1, 0x67, 0x67)  # P, W, U; A, D
+
+
+@dataclass(slots=True)
+class Tree:
+    """The tables of a VM: their root, and how many frames they take."""
+
+    root: int
+    frames: int = 1
 
 
 class EptMmu:
@@ -60,12 +67,28 @@ class EptMmu:
         *,
         npt: bool = False,
         legacy: bool = False,
+        tree: Tree | None = None,
     ) -> None:
-        self._vm, self._vmcs, self._cpu, self._levels = vm, vmcs, cpu, levels
+        self.vm = self._vm = vm
+        self._vmcs, self._levels = vmcs, levels
         self._npt, self._legacy = npt, legacy
         self._bits = _NPT if npt else _EPT
-        self._root = vm.host.alloc_table()
-        self.table_frames = 1
+        self.flushes = Flushes(cpu, vmcs, vm.tap)
+        self._tree = tree or Tree(vm.host.alloc_table())
+        self._root = self._tree.root
+        if tree is None:
+            vm.on_slot_gone.append(self._zap_all)
+            vm.on_unmap.append(self._unmap)
+
+    def sibling(self, vmcs: Vmcs, cpu: Cpu, _guest: Controls) -> "EptMmu":
+        """The MMU of another virtual CPU: the same tree (kvm->arch.tdp_mmu_roots)."""
+        npt, legacy = self._npt, self._legacy
+        return EptMmu(self.vm, vmcs, cpu, self._levels, npt=npt, legacy=legacy, tree=self._tree)
+
+    @property
+    def table_frames(self) -> int:
+        """How many frames its tables take now."""
+        return self._tree.frames
 
     def arm(self) -> None:
         """EPT with A and D flags; only control bits that KVM must know of exit."""
@@ -76,8 +99,9 @@ class EptMmu:
         self._vmcs.cr0_host_owned = CR0_PE | CR0_PG
         self._vmcs.cr4_host_owned = CR4_PAE | CR4_LA57 | CR4_SMEP
         self._vmcs.efer_exiting = True
-        self._vm.on_slot_gone.append(self._zap_all)
-        self._vm.on_unmap.append(self._unmap)
+
+    def reload(self) -> None:
+        """Nothing: the root stays for the life of the VM."""
 
     def control_written(self, register: str, value: int) -> None:
         """The guest's registers are the hardware's."""
@@ -116,7 +140,7 @@ class EptMmu:
             entry = ram.load(slot)
             if not entry & self._bits.present:
                 entry = self._vm.host.alloc_table() | self._bits.table
-                self.table_frames += 1
+                self._tree.frames += 1
                 if self._legacy:
                     self._vm.tap(ShadowPageMade(_first(gpa, level), level - 1, direct=True))
                 self._set(level, gpa, slot, entry)
@@ -130,8 +154,7 @@ class EptMmu:
     def _zap_all(self) -> None:
         """A slot is gone: begin anew with an empty tree (kvm_tdp_mmu_zap_all)."""
         self._zap_below(self._root, self._levels, 0)
-        invept(self._cpu, _ALL_ROOTS)
-        self._vm.tap(TlbFlushed("slot"))
+        self._vm.flushes.request("slot")
 
     def _zap_below(self, table: int, level: int, gpa: int) -> None:
         for index in range(512):
@@ -143,15 +166,14 @@ class EptMmu:
                 below = spte & ~0xFFF & (1 << 52) - 1
                 self._zap_below(below, level - 1, here)
                 self._vm.host.free_table(below)
-                self.table_frames -= 1
+                self._tree.frames -= 1
             self._vm.ram.store(slot, 0)
             self._vm.tap(Zap("ept", level, here >> PAGE_SHIFT, slot, spte))
 
     def _unmap(self, gpas: range) -> None:
         """The host takes pages back: their leaves go, tables stay (tdp_mmu_zap_leafs)."""
         if self._zap_leaves(self._root, self._levels, 0, gpas):
-            invept(self._cpu, _ALL_ROOTS)
-            self._vm.tap(TlbFlushed("unmap"))
+            self._vm.flushes.request("unmap")
 
     def _zap_leaves(self, table: int, level: int, base: int, gpas: range) -> int:
         shift = PAGE_SHIFT + 9 * (level - 1)

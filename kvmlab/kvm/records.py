@@ -99,6 +99,14 @@ class TlbFlushed:
 
 
 @dataclass(slots=True)
+class RemoteFlush:
+    """Every virtual CPU of the VM was asked for a flush: entries changed that any may hold."""
+
+    why: str
+    kicked: int  # virtual CPUs that were in the guest, and had to be brought out by an IPI
+
+
+@dataclass(slots=True)
 class FaultHandled:
     """A page fault or EPT violation that was KVM's own to serve."""
 

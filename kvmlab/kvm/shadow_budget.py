@@ -6,7 +6,7 @@ and kvm_mmu_zap_oldest_mmu_pages() keep it.
 
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.kvm.memslots import Memslots
-from kvmlab.kvm.shadow_pages import ShadowPage, ShadowPages
+from kvmlab.kvm.shadow_pages import ShadowPages
 
 LEAST_PAGES = 64  # KVM_MIN_ALLOC_MMU_PAGES
 _ENOUGH_FREE, _REFILL = 5, 25  # KVM_MIN_FREE_MMU_PAGES, KVM_REFILL_PAGES
@@ -19,11 +19,11 @@ def default_budget(slots: Memslots) -> int:
     return max(frames // _FRAMES_PER_PAGE, LEAST_PAGES)
 
 
-def make_room(pages: ShadowPages, budget: int, in_use: list[ShadowPage]) -> None:
-    """Throw the oldest shadow pages away, roots ``in_use`` excepted, if fewer than 5 are free."""
+def make_room(pages: ShadowPages, budget: int) -> None:
+    """Throw the oldest shadow pages away, roots in use excepted, if fewer than 5 are free."""
     if budget - len(pages) >= _ENOUGH_FREE:
         return
-    target = budget - _REFILL
+    target, in_use = budget - _REFILL, pages.in_use()
     for page in pages.oldest_first():
         if len(pages) <= target:
             return

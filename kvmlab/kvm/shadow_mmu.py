@@ -37,25 +37,43 @@ _NO_FLUSH = 1 << 63
 
 
 class ShadowMmu:
-    """Shadow paging for one virtual CPU: one shadow tree for each root of the guest."""
+    """Shadow paging for one virtual CPU: one shadow tree for each root of the guest.
+
+    The shadow ``pages`` are the VM's; its first virtual CPU makes them.
+    """
 
     name = "shadow"
 
     def __init__(
-        self, vm: Vm, vmcs: Vmcs, cpu: Cpu, guest: Controls, policy: Policy = NAIVE
+        self,
+        vm: Vm,
+        vmcs: Vmcs,
+        cpu: Cpu,
+        guest: Controls,
+        policy: Policy = NAIVE,
+        pages: ShadowPages | None = None,
     ) -> None:
-        self._vm, self._vmcs, self._cpu = vm, vmcs, cpu
+        self.vm = self._vm = vm
+        self._vmcs, self._cpu = vmcs, cpu
         self._guest = guest  # the registers as the guest set them; the hardware has others
         self._policy = policy
-        self._flushes = Flushes(cpu, vmcs, vm.tap)
+        self.flushes = Flushes(cpu, vmcs, vm.tap)
         self._walk = GuestWalk(vm, guest, cpu.processor)
         self._roots = Roots(policy.previous_roots)
-        self.pages = ShadowPages(vm, policy, self._flushes)
-        sptes = Sptes(self.pages, policy, self._flushes)
-        parts = Parts(vm, policy, self._flushes, self._walk, self.pages, sptes)
+        self.pages = pages or ShadowPages(vm, policy, vm.flushes)
+        self.pages.roots.append(self._roots)
+        sptes = Sptes(self.pages, policy, vm.flushes)
+        parts = Parts(vm, policy, vm.flushes, self._walk, self.pages, sptes)
         self._sync = Sync(parts)
         self._fetch = Fetch(parts, self._sync)
-        self._writes = Writes(parts, self._fetch, self._roots)
+        self._writes = Writes(parts, self._fetch)
+        if pages is None:
+            vm.on_slot_gone.append(self._zap_all)
+            vm.on_unmap.append(self._unmap)
+
+    def sibling(self, vmcs: Vmcs, cpu: Cpu, guest: Controls) -> "ShadowMmu":
+        """The MMU of another virtual CPU: its own registers and roots, the same shadow pages."""
+        return ShadowMmu(self.vm, vmcs, cpu, guest, self._policy, self.pages)
 
     @property
     def policy(self) -> str:
@@ -77,8 +95,10 @@ class ShadowMmu:
         self._vmcs.cr0_host_owned = self._vmcs.cr4_host_owned = -1
         self._vmcs.efer_exiting = True
         self._load_root()
-        self._vm.on_slot_gone.append(self._zap_all)
-        self._vm.on_unmap.append(self._unmap)
+
+    def reload(self) -> None:
+        """The shadow page of the root may have been thrown away, by any virtual CPU."""
+        self._load_root()
 
     def control_written(self, register: str, value: int) -> None:
         """A MOV to a control register: another root, or another role of the same one."""
@@ -93,8 +113,7 @@ class ShadowMmu:
         if pcids:
             self._roots.flush_pcid(self._guest.cr3)
         self._sync.children(root)
-        self._flushes.request(f"MOV {register}")
-        self._flushes.serve()
+        self.flushes.request(f"MOV {register}")
 
     def handle(self, reason: VmExit) -> None:
         """Serve INVLPG, INVPCID, or a page fault: reflect it, emulate a table write, or fill."""
@@ -104,8 +123,6 @@ class ShadowMmu:
             self._invpcid(reason)
         else:
             self._page_fault(reason.gva, reason.qualification)
-        self._load_root()  # the shadow page of the root may have been thrown away
-        self._flushes.serve()
 
     # -- page faults --------------------------------------------------------------------
 
@@ -147,7 +164,8 @@ class ShadowMmu:
 
     def _fill(self, gva: int, mapped: Mapped, backing: Backing, *, write: bool) -> Outcome:
         if self._policy.recycle:
-            make_room(self.pages, default_budget(self._vm.slots), self._roots.pages())
+            with self._vm.flushes.together():
+                make_room(self.pages, default_budget(self._vm.slots))
         return self._fetch.fill(self._load_root(), gva, mapped, backing, write=write)
 
     def _reflect(
@@ -171,18 +189,14 @@ class ShadowMmu:
     def _unmap(self, gpas: range) -> None:
         """The host takes pages back: their leaves go (kvm_unmap_gfn_range)."""
         if self.pages.unmap(gpas.start >> PAGE_SHIFT, gpas.stop - 1 >> PAGE_SHIFT):
-            self._flushes.request("unmap")
-            self._flushes.serve()
+            self._vm.flushes.request("unmap")
 
     def _zap_all(self) -> None:
         """A slot is gone: begin anew with an empty tree."""
-        self._roots.clear()
-        for page in self.pages.oldest_first():
-            if self.pages.find(page.gfn, page.role) is page:
-                self.pages.zap(page, "slot")
-        self._load_root()
-        self._cpu.refresh()
-        self._flushes.serve()
+        with self._vm.flushes.together():
+            for page in self.pages.oldest_first():
+                if self.pages.find(page.gfn, page.role) is page:
+                    self.pages.zap(page, "slot")
 
     # -- roots and invalidation ---------------------------------------------------------
 
@@ -217,5 +231,5 @@ class ShadowMmu:
             return
         for root in self._roots.pages():
             self._sync.children(root)
-        self._flushes.request("INVPCID")
+        self.flushes.request("INVPCID")
         self._vmcs.advance = True

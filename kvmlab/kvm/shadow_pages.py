@@ -6,10 +6,10 @@ again.  Linux, Documentation/virt/kvm/x86/mmu.rst and arch/x86/kvm/mmu/mmu.c.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.kvm.flushes import Flushes
+from kvmlab.kvm.flushes import RemoteFlushes
 from kvmlab.kvm.policy import Policy
 from kvmlab.kvm.records import (
     ShadowPageMade,
@@ -21,6 +21,9 @@ from kvmlab.kvm.records import (
     Zap,
 )
 from kvmlab.kvm.vm import Vm
+
+if TYPE_CHECKING:
+    from kvmlab.kvm.shadow_roots import Roots
 
 PRESENT, WRITABLE, PS = 1, 1 << 1, 1 << 7
 ADDRESS = 0x000F_FFFF_FFFF_F000
@@ -67,8 +70,9 @@ class ShadowPage:
 class ShadowPages:
     """All shadow pages of a VM: found by key, by the gfn they shadow, by the gfn they map."""
 
-    def __init__(self, vm: Vm, policy: Policy, flushes: Flushes) -> None:
+    def __init__(self, vm: Vm, policy: Policy, flushes: RemoteFlushes) -> None:
         self._vm, self._policy, self._flushes = vm, policy, flushes
+        self.roots: list[Roots] = []  # of each virtual CPU
         self._absent = TRAP if policy.bypass else 0  # an entry that is to fault into KVM
         self._by_key: dict[tuple[int, Role], ShadowPage] = {}  # in the order of their making
         self._by_gfn: dict[int, list[ShadowPage]] = {}  # of shadowed guest tables
@@ -96,6 +100,10 @@ class ShadowPages:
         pages = self.shadowing(gfn)
         return any(page.role.level > 1 for page in pages) if self._policy.unsync else bool(pages)
 
+    def in_use(self) -> list[ShadowPage]:
+        """The shadow pages that virtual CPUs have at hand as roots (root_count)."""
+        return [page for roots in self.roots for page in roots.pages()]
+
     def shadows_any(self, gfn: int, count: int) -> bool:
         """Whether a shadowed guest table lies in ``count`` frames from ``gfn``: no large leaf."""
         if count == 1:
@@ -111,8 +119,9 @@ class ShadowPages:
     def make(self, gfn: int, role: Role) -> ShadowPage:
         """A new shadow page; its guest table is write-protected, and in step for now."""
         if role.level > 1:  # an upper table cannot stay unsync (kvm_mmu_find_shadow_page)
-            for page in [one for one in self.shadowing(gfn) if one.unsync]:
-                self.zap(page, "unsync")
+            with self._flushes.together():
+                for page in [one for one in self.shadowing(gfn) if one.unsync]:
+                    self.zap(page, "unsync")
         page = ShadowPage(gfn, role, self._vm.host.alloc_table())
         for slot in (Slot(page, index) for index in range(ENTRIES if self._absent else 0)):
             self._vm.ram.store(slot.hpa, self._absent)
@@ -130,6 +139,8 @@ class ShadowPages:
         Unsync pages below it go too: nobody would find them when they must be brought in step
         (kvm_mmu_prepare_zap_page).
         """
+        for roots in self.roots:
+            roots.forget(page)
         for below in self.unsync_below(page):
             self.zap(below, "recycled" if why == "recycled" else "unsync")
         for index in range(ENTRIES):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kvmlab.kvm.flushes import Flushes
+from kvmlab.kvm.flushes import RemoteFlushes
 from kvmlab.kvm.guest_walk import GuestWalk
 from kvmlab.kvm.policy import Policy
 from kvmlab.kvm.shadow_pages import ShadowPages
@@ -16,7 +16,7 @@ class Parts:
 
     vm: Vm
     policy: Policy
-    flushes: Flushes
+    flushes: RemoteFlushes
     guest: GuestWalk
     pages: ShadowPages
     sptes: Sptes

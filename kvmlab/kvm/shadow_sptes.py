@@ -7,7 +7,7 @@ from enum import Enum
 
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import EXECUTE, USER, WRITE
-from kvmlab.kvm.flushes import Flushes
+from kvmlab.kvm.flushes import RemoteFlushes
 from kvmlab.kvm.policy import Policy
 from kvmlab.kvm.shadow_pages import (
     ADDRESS,
@@ -41,7 +41,7 @@ class Why(Enum):
 class Sptes:
     """Sets the leaves of ``pages``."""
 
-    def __init__(self, pages: ShadowPages, policy: Policy, flushes: Flushes) -> None:
+    def __init__(self, pages: ShadowPages, policy: Policy, flushes: RemoteFlushes) -> None:
         self._pages, self._policy, self._flushes = pages, policy, flushes
 
     def set(self, slot: Slot, gfn: int, hpa: int, access: int, why: Why) -> Outcome:

@@ -40,8 +40,9 @@ class Sync:
             if self._policy.bypass and not role.direct:
                 self._show_absent(page)
             return page
-        if page.unsync and self._entries(page):
-            self._flushes.request("sync")
+        with self._flushes.together():
+            if page.unsync and self._entries(page):
+                self._flushes.request("sync")
         page.writes = 0
         return page
 
@@ -54,12 +55,14 @@ class Sync:
     def children(self, top: ShadowPage) -> None:
         """Bring all in step that a walk from ``top`` can reach, and protect those tables again."""
         stale = self._pages.unsync_below(top)
-        for page in stale:
-            self._pages.write_protect(page.gfn)
-        for page in stale:
-            self._pages.end_unsync(page, "synced")
-            if self._entries(page):
-                self._flushes.request("sync")
+        with self._flushes.together():
+            for page in stale:
+                self._pages.write_protect(page.gfn)
+        with self._flushes.together():
+            for page in stale:
+                self._pages.end_unsync(page, "synced")
+                if self._entries(page):
+                    self._flushes.request("sync")
 
     def invlpg(self, root: ShadowPage, gva: int) -> None:
         """Drop the entry for ``gva`` under ``root`` if its page is unsync: the next touch fills."""

@@ -8,7 +8,6 @@ from kvmlab.kvm.records import EntryWritten, WriteTrapped
 from kvmlab.kvm.shadow_fetch import Fetch
 from kvmlab.kvm.shadow_pages import ENTRIES, PRESENT, ShadowPage, Slot
 from kvmlab.kvm.shadow_parts import Parts
-from kvmlab.kvm.shadow_roots import Roots
 from kvmlab.kvm.shadow_sptes import ACCESSED
 
 FLOOD = 3  # trapped writes without a walk in between, after which a shadow page is thrown away
@@ -17,21 +16,24 @@ FLOOD = 3  # trapped writes without a walk in between, after which a shadow page
 class Writes:
     """Emulates stores to guest tables and brings their shadow pages in step."""
 
-    def __init__(self, parts: Parts, fetch: Fetch, roots: Roots) -> None:
+    def __init__(self, parts: Parts, fetch: Fetch) -> None:
         self._vm, self._policy, self._flushes = parts.vm, parts.policy, parts.flushes
         self._guest, self._pages = parts.guest, parts.pages
-        self._fetch, self._roots = fetch, roots
+        self._fetch = fetch
 
     def emulate(self, gpa: int, hpa: int, data: bytes) -> None:
         """Do the guest's store for it; throw away or bring in step what was built from there."""
         self._vm.tap(WriteTrapped(gpa, data))
         self._vm.ram.write(hpa, data)
+        with self._flushes.together():
+            self._follow(gpa, len(data))
+
+    def _follow(self, gpa: int, size: int) -> None:
         gfn = gpa >> 12
         for page in list(self._pages.shadowing(gfn)):
             if page.hpa not in {one.hpa for one in self._pages.shadowing(gfn)}:
                 continue  # an unsync page that went with one above it
-            if why := self._lost(page, gpa, len(data)):
-                self._roots.forget(page)
+            if why := self._lost(page, gpa, size):
                 self._pages.zap(page, why)
             else:
                 self._entry_written(Slot(page, gpa >> 3 & ENTRIES - 1))

@@ -16,6 +16,7 @@ from kvmlab.kvm.records import (
     FaultHandled,
     MmioExit,
     Reflected,
+    RemoteFlush,
     ShadowPageMade,
     ShadowPageZapped,
     SpteSet,
@@ -48,6 +49,8 @@ STATISTICS = (
     Statistic("invlpg", "vCPU", "INVLPG and single-address INVPCID done for the guest"),
     Statistic("mmio_exits", "vCPU", "accesses outside every slot, handed to user space"),
     Statistic("insn_emulation", "vCPU", "instructions that KVM emulated"),
+    Statistic("remote_tlb_flush_requests", "VM", "flushes asked of all virtual CPUs"),
+    Statistic("remote_tlb_flush", "VM", "of these, such as had to kick one out of the guest"),
     Statistic("mmu_shadow_zapped", "VM", "shadow pages thrown away"),
     Statistic("mmu_pte_write", "VM", "emulated stores to shadowed tables"),
     Statistic("mmu_pde_zapped", "VM", "entries of upper tables dropped by such stores, zero apart"),
@@ -81,6 +84,7 @@ class Statistics:
             VmExit: self._exit,
             FaultHandled: lambda one: self._add(f"pf_{one.outcome}"),
             Reflected: lambda _one: self._add("pf_guest"),
+            RemoteFlush: self._remote_flush,
             TlbFlushed: lambda _one: self._add("tlb_flush"),
             MmioExit: lambda _one: self._add("mmio_exits", "insn_emulation"),
             WriteTrapped: lambda _one: self._add("mmu_pte_write", "insn_emulation"),
@@ -105,6 +109,11 @@ class Statistics:
 
     def _add(self, *names: str) -> None:
         self._counts.update(names)
+
+    def _remote_flush(self, record: RemoteFlush) -> None:
+        self._add("remote_tlb_flush_requests")
+        if record.kicked:
+            self._add("remote_tlb_flush")
 
     def _exit(self, record: VmExit) -> None:
         self._add("exits")

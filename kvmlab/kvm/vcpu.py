@@ -1,6 +1,6 @@
 """A virtual CPU: a VMCS, the MMU that armed it, and the dispatch of exits.
 
-Linux, arch/x86/kvm/vmx/vmx.c.
+Linux, arch/x86/kvm/vmx/vmx.c; x86.c: vcpu_enter_guest().
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import Controls
 from kvmlab.hardware.records import ExitReason, VmExit
 from kvmlab.hardware.vmcs import Vmcs
+from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.mmu import Mmu
 
 
@@ -19,13 +20,49 @@ class Vcpu:
     def __init__(self, cpu: Cpu, boot: Controls, make_mmu: Callable[["Vcpu"], Mmu]) -> None:
         self.cpu = cpu
         self.guest = boot  # the registers as the guest set them
-        self.vmcs = Vmcs(host_entry=self.handle, guest=boot)
+        self.vmcs = Vmcs(host_entry=self.handle, guest=boot, vpid=cpu.number + 1)
         self.mmu = make_mmu(self)
+        self.vm = self.mmu.vm
+        self.vm.vcpus.append(self)
+        if self.vm.loaded is None:  # the others wait for the guest's SIPI
+            self.start()
+
+    def start(self) -> None:
+        """Begin to run the guest."""
+        self.vm.loaded = self
         self.mmu.arm()
-        cpu.enter(self.vmcs)
+        self.prepare_entry()
+        self.cpu.enter(self.vmcs)
+
+    @property
+    def flushes(self) -> Flushes:
+        """The flush that must be done before the guest goes on."""
+        return self.mmu.flushes
+
+    @property
+    def in_guest(self) -> bool:
+        """Whether the guest runs on it now, and an IPI is needed to stop it (IN_GUEST_MODE)."""
+        return self.cpu.in_guest and self.vm.loaded is not self
 
     def handle(self, reason: VmExit) -> None:
         """Serve one exit and leave the VMCS ready for VM entry."""
+        self.vm.loaded = self
+        self._serve(reason)
+        self.prepare_entry()
+
+    def prepare_entry(self) -> None:
+        """What must be done before the guest goes on: a root, then the flushes asked for.
+
+        Virtual CPUs that were kicked meanwhile exit, do the same, and go on first.
+        """
+        self.mmu.reload()
+        for other in self.vm.vcpus:
+            if other.in_guest and other.flushes.pending:
+                other.cpu.exit(VmExit(ExitReason.EXTERNAL_INTERRUPT, 0, 0, 0))
+                self.vm.loaded = self
+        self.flushes.serve()
+
+    def _serve(self, reason: VmExit) -> None:
         if reason.reason in (ExitReason.CR_ACCESS, ExitReason.WRMSR):
             instruction = self.vmcs.instruction
             assert instruction is not None  # noqa: S101  such an exit has one
@@ -39,5 +76,5 @@ class Vcpu:
             ExitReason.INVPCID,
         ):
             self.mmu.handle(reason)
-        else:
+        elif reason.reason is not ExitReason.EXTERNAL_INTERRUPT:  # that one is the host's own
             raise MachineCheck(f"exit {reason.reason.name} at GPA {reason.gpa:#x} has no handler")

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import Mapped
 from kvmlab.host.address_space import AddressSpace
 from kvmlab.host.kernel import Host
+from kvmlab.kvm.flushes import RemoteFlushes
 from kvmlab.kvm.memslots import Memslot, Memslots
 from kvmlab.kvm.records import SlotLookup
+
+if TYPE_CHECKING:
+    from kvmlab.kvm.vcpu import Vcpu
 
 
 @dataclass(slots=True)
@@ -31,6 +36,9 @@ class Vm:
     def __init__(self, host: Host, vmm: AddressSpace, tap: Tap) -> None:
         self.host, self.vmm, self.tap = host, vmm, tap
         self.slots = Memslots()
+        self.vcpus: list[Vcpu] = []
+        self.loaded: Vcpu | None = None  # whose thread was in KVM last (kvm_get_running_vcpu)
+        self.flushes = RemoteFlushes(self.vcpus, tap)
         self.on_slot_gone: list[Callable[[], None]] = []  # MMUs drop all: kvm_mmu_zap_all_fast()
         self.on_unmap: list[Callable[[range], None]] = []  # MMUs drop some: kvm_unmap_gfn_range()
         vmm.notifiers.append(self._host_takes)
@@ -45,12 +53,26 @@ class Vm:
         if self.slots.set_region(slot, gpa, size, hva, flags):
             for drop in self.on_slot_gone:
                 drop()
+            self._go_on()
 
     def _host_takes(self, start: int, end: int) -> None:
         """HVAs are about to lose their frames: what depends on them goes (MMU notifier)."""
-        for gpas in [slot.gpas(start, end) for slot in self.slots]:
-            for drop in self.on_unmap if gpas else ():
-                drop(gpas)
+        with self.flushes.together():
+            for gpas in [slot.gpas(start, end) for slot in self.slots]:
+                for drop in self.on_unmap if gpas else ():
+                    drop(gpas)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The host changed something: its virtual CPUs do what that asks of them, at once.
+
+        What the host does between two exits it does in the thread of the virtual CPU that exited
+        last, as QEMU does when the guest notified a device: that one is not in the guest, and
+        needs no kick.  During an exit all waits for its end.
+        """
+        if self.loaded and self.loaded.cpu.in_guest:
+            self.loaded.prepare_entry()
+            self.loaded.cpu.refresh()
 
     def back(self, gpa: int) -> Backing | None:
         """Where ``gpa`` is, faulted into the host if need be; None outside every slot."""
