@@ -72,7 +72,7 @@ class Vm:
         """
         if self.loaded and self.loaded.cpu.in_guest:
             self.loaded.prepare_entry()
-            self.loaded.cpu.refresh()
+            self.loaded.cpu.enter(self.loaded.vmcs)
 
     def back(self, gpa: int) -> Backing | None:
         """Where ``gpa`` is, faulted into the host if need be; None outside every slot."""
