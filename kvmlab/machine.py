@@ -69,7 +69,7 @@ class Machine:
         if mmu not in MMUS:
             raise BadChoice(f"there is no design {mmu!r}; choose one of {', '.join(MMUS)}")
         guest_size, host_size = parse_size(guest_memory), parse_size(host_memory)
-        fmt = _guest_format(guest_levels, mmu)
+        fmt = _guest_format(guest_levels)
         host_shift = _host_shift(host_page)
         _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
         self.mmu, self.tap = mmu, tap
@@ -85,8 +85,9 @@ class Machine:
             self.cpu.start(boot_controls(fmt))
         else:
             self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels))
-        if fmt.mode == "PAE":
+        if fmt.mode == "PAE" and mmu != "shadow":  # where CR3 loads exit KVM has done so
             load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
+            self.cpu.refresh()
         self.guest = Kernel(self.cpu, memory_map(guest_size), tap, kpti=kpti, pcid=pcid)
         self.guest.page_shift(self.guest_page)
 
@@ -155,12 +156,10 @@ class Machine:
         }
 
 
-def _guest_format(levels: int, mmu: str) -> Format:
+def _guest_format(levels: int) -> Format:
     names = MappingProxyType({2: "32-bit", 3: "PAE", 4: "4-level", 5: "5-level"})
     if levels not in names:
         raise BadChoice(f"{levels} guest levels are not on offer; choose 2, 3, 4 or 5")
-    if mmu == "shadow" and levels < 4:
-        raise BadChoice(f"the shadow MMU shadows guests of 4 or 5 levels, not of {levels}")
     return format_named(names[levels])
 
 

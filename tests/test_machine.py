@@ -17,7 +17,6 @@ from kvmlab.machine import Machine
         ({"host_page": "3K"}, BadSize, "choose 4K, 2M or 1G"),
         ({"guest_page": "4M"}, BadSize, "there are 4K, 2M, 1G"),
         ({"guest_levels": 6}, BadChoice, "6 guest levels"),
-        ({"guest_levels": 3, "mmu": "shadow"}, BadChoice, "guests of 4 or 5 levels, not of 3"),
         ({"guest_levels": 2, "guest_memory": "2G", "host_memory": "4G"}, BadSize, "896M"),
         ({"host_levels": 3}, BadChoice, "EPT has 4 or 5 levels"),
         ({"host_page": "1G"}, BadSize, "no multiple of 1G"),

@@ -47,8 +47,8 @@ class Setting:
 
 def _register(machine: Machine, gva: int) -> Register | None:
     """The PDPTE register that ``gva`` chooses, if the CPU walks PAE tables from registers."""
-    tables, registers = machine.cpu.context.tables, machine.cpu.pdptes
-    if registers is None or tables is None or tables.format.mode != "PAE":
+    tables, registers = machine.cpu.context.tables, machine.cpu.context.pdptes
+    if registers is None or tables is None:
         return None
     levels = tables.format.levels
     index = index_of(gva, levels, levels)

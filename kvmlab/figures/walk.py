@@ -45,7 +45,7 @@ def walk_scene(records: Iterable[object], setting: Setting, before: Before | Non
 
 def _caption(setting: Setting) -> str:
     """What the drawing shows, and how references are counted."""
-    register = [say("walk.caption.register")] if setting.register else []
+    register = [say(f"walk.caption.register.{setting.mmu}")] if setting.register else []
     return " ".join([say(f"walk.caption.{setting.mmu}"), *register, say("walk.convention")])
 
 
@@ -131,7 +131,7 @@ class _Telling:
     def _register(self, register: lattice.Register) -> SceneStep:
         level, value = self.grid.levels, hex_text(register.value)
         part, index, bits = groups(self.setting.chain.gva, level)[0]
-        sentence = say("walk.register", bits=bits, index=index, value=value)
+        sentence = say(f"walk.register.{self.setting.mmu}", bits=bits, index=index, value=value)
         lit: dict[str, Role] = {f"gva.{part}": "now", f"row.{part}": "used", "register": "now"}
         row = ["–", say("walk.cpu"), str(level), "", index, "", value, say("walk.short.register")]
         detail = entry_table(register.value, level, self.setting.formats[self.setting.main])

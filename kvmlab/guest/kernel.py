@@ -53,10 +53,10 @@ class Kernel:
         pcid: bool = False,
     ) -> None:
         self.cpu, self._tap = cpu, tap
-        fmt = format_named(cpu.controls.mode)
+        fmt = format_named(cpu.registers.mode)
         if (kpti or pcid) and not fmt.long_mode:
             raise BadChoice(f"KPTI and PCIDs need 4 or 5 guest levels; {fmt.name} has neither")
-        self.width = cpu.controls.linear_width
+        self.width = cpu.registers.linear_width
         self.user_end = 1 << self.width - 1 if self.width > 32 else 0xC000_0000
         self.direct_map = _direct_map(self.width)
         self._virtual_base = 0  # firmware runs us with GVA = GPA
@@ -83,7 +83,7 @@ class Kernel:
         flags = WRITABLE | ACCESSED | DIRTY
         flags |= 0 if isolated else GLOBAL  # what user mode must not see is not kept for it
         flags |= NX if self.tables.format.mode != "32-bit" else 0
-        instructions.wrmsr_efer(self.cpu, self.cpu.controls.efer | EFER_NXE)
+        instructions.wrmsr_efer(self.cpu, self.cpu.registers.efer | EFER_NXE)
         for start, length in memory:
             for gpa in range(start, start + length, 1 << largest):
                 self.tables.map(root, self.direct_map + gpa, gpa, largest, flags)
@@ -93,8 +93,8 @@ class Kernel:
         self._kernel_entries = self._top_entries(root)
         instructions.mov_cr3(self.cpu, root)
         self._virtual_base = self.direct_map
-        instructions.mov_cr0(self.cpu, self.cpu.controls.cr0 | CR0_WP)
-        instructions.mov_cr4(self.cpu, self.cpu.controls.cr4 | features)
+        instructions.mov_cr0(self.cpu, self.cpu.registers.cr0 | CR0_WP)
+        instructions.mov_cr4(self.cpu, self.cpu.registers.cr4 | features)
 
     def _top_entries(self, root: int) -> list[tuple[int, int]]:
         """The entries of the kernel's half of a root, which every process shares."""

@@ -19,7 +19,8 @@ from kvmlab.hardware.vmcs import Vmcs
 
 PCID = 0xFFF
 _CR3_LEGACY = 0xFFFF_F000
-_CR3_PAE = 0xFFFF_FFE0
+CR3_PAE = 0xFFFF_FFE0  # the four PDPTEs are 32 bytes, aligned to that
+_POINTER_ADDRESS = 0x000F_FFFF_FFFF_F000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,21 @@ class Context:
     width: int  # bits of a linear address
     tables: Tables | None  # None: paging is off
     root: int
+    pdptes: tuple[int, int, int, int] | None  # PAE: where the walk begins instead
     ept: Ept | None
     mode_based: bool
     tag: Tag  # of translations made now
     tags: tuple[Tag, ...]  # of translations that may be used: that one, and global ones
 
+    def first_table(self, gva: int) -> int | None:
+        """The table in which a walk of ``gva`` begins; None if a PDPTE register says absent."""
+        if self.pdptes is None:
+            return self.root
+        pointer = self.pdptes[gva >> 30 & 3]
+        return pointer & _POINTER_ADDRESS if pointer & 1 else None
 
-def context(
-    controls: Controls, vmcs: Vmcs | None, cpu: Processor, *, pointers_in_registers: bool
-) -> Context:
+
+def context(controls: Controls, vmcs: Vmcs | None, cpu: Processor) -> Context:
     """The context that ``controls`` and ``vmcs`` call for.
 
     Without EPT the tables that the hardware walks inside a VM are the hypervisor's own, so
@@ -51,7 +58,7 @@ def context(
         if vmcs and ept is None:
             fmt = replace(fmt, table="shadow")
         tables = compile_tables(fmt, cpu, _switches(controls))
-        if mode == "PAE" and pointers_in_registers:
+        if mode == "PAE" and controls.pdptes:
             tables = without_pointers(tables)
     pcid = controls.cr3 & PCID if controls.cr4 & CR4_PCIDE else 0
     tag = Tag(vmcs.vpid if vmcs else 0, pcid, ept.root if ept else 0)
@@ -60,6 +67,7 @@ def context(
         width=controls.linear_width,
         tables=tables,
         root=_root(controls, mode, cpu),
+        pdptes=controls.pdptes if mode == "PAE" else None,
         ept=ept,
         mode_based=bool(vmcs and vmcs.mode_based_execute),
         tag=tag,
@@ -69,7 +77,7 @@ def context(
 
 def context_key(controls: Controls, vmcs: Vmcs | None) -> tuple[object, ...]:
     """Everything that a context depends on: an equal key means an equal context."""
-    own = (controls.cr0, controls.cr3, controls.cr4, controls.efer)
+    own = (controls.cr0, controls.cr3, controls.cr4, controls.efer, controls.pdptes)
     if vmcs is None:
         return own
     nested = (vmcs.eptp, vmcs.ncr3, vmcs.nested_levels, vmcs.mode_based_execute, id(vmcs.pml))
@@ -96,7 +104,7 @@ def _switches(controls: Controls) -> Switches:
 
 def _root(controls: Controls, mode: str, cpu: Processor) -> int:
     if mode == "PAE":
-        return controls.cr3 & _CR3_PAE
+        return controls.cr3 & CR3_PAE
     if mode in ("32-bit", "none"):
         return controls.cr3 & _CR3_LEGACY
     return controls.cr3 & ((1 << cpu.maxphyaddr) - 1) & ~PCID

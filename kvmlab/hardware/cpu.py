@@ -14,7 +14,7 @@ from collections.abc import Callable
 from kvmlab.base.addresses import is_canonical
 from kvmlab.base.errors import MachineCheck
 from kvmlab.base.tap import Tap, silent
-from kvmlab.hardware.context import context, context_key
+from kvmlab.hardware.context import CR3_PAE, context, context_key
 from kvmlab.hardware.faults import nested_exit, page_fault
 from kvmlab.hardware.mmu import Access, Mmu, Stop
 from kvmlab.hardware.processor import Controls, Processor
@@ -64,15 +64,20 @@ class Cpu(Mmu):
         """The control state in force: the VMCS guest state inside a VM, else the CPU's own."""
         return self._native if self.vmcs is None else self.vmcs.guest
 
+    @property
+    def registers(self) -> Controls:
+        """The control registers as software on this CPU reads them.
+
+        In a VM whose hypervisor owns bits of them those are the read shadows; the rest is read
+        by exits (CR3-store exiting, RDMSR), which tell the same.
+        """
+        shadow = self.vmcs.read_shadow if self.vmcs else None
+        return shadow or self.controls
+
     def refresh(self) -> None:
         """Take up a change of the control state: after a MOV to a register, or a VM entry."""
         if self.context.key != context_key(self.controls, self.vmcs):
-            self.context = context(
-                self.controls,
-                self.vmcs,
-                self.processor,
-                pointers_in_registers=not self.processor.pdptes_in_memory,
-            )
+            self.context = context(self.controls, self.vmcs, self.processor)
 
     def start(self, controls: Controls) -> None:
         """Begin without a hypervisor, in the state that firmware leaves."""
@@ -86,11 +91,21 @@ class Cpu(Mmu):
         """
         before, self.vmcs = self.vmcs, vmcs
         try:
+            self._load_pdptes(vmcs)
             self.refresh()
         except MachineCheck:
             self.vmcs = before
             raise
         self.in_guest = True
+
+    def _load_pdptes(self, vmcs: Vmcs) -> None:
+        """VM entry reads a PAE guest's PDPTEs at CR3; with EPT they are in the VMCS.
+
+        SDM, "Loading Page-Directory-Pointer-Table Entries".
+        """
+        if vmcs.eptp is None and vmcs.ncr3 is None and vmcs.guest.mode == "PAE":
+            table, load = vmcs.guest.cr3 & CR3_PAE, self.ram.load
+            vmcs.guest.pdptes = load(table), load(table + 8), load(table + 16), load(table + 24)
 
     # -- one try ------------------------------------------------------------------------
 
@@ -182,12 +197,15 @@ class Cpu(Mmu):
             vmcs.host_entry(reason)
         finally:
             self.in_guest = True
+        self._load_pdptes(vmcs)
         self.refresh()
         self.tap(VmEntry(vmcs.injected))
         advance, injected = vmcs.advance, vmcs.injected
         vmcs.instruction = vmcs.injected = None
-        if injected is not None:
+        if isinstance(injected, PageFault):
             self.deliver(injected)
+        elif injected is not None:
+            self.protection_fault(injected)
         return advance
 
     # -- whole accesses, with their data ------------------------------------------------

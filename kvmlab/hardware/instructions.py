@@ -6,7 +6,7 @@ What is dropped is the minimum that the manual demands; real processors may drop
 """
 
 from kvmlab.base.addresses import is_canonical
-from kvmlab.hardware.context import PCID
+from kvmlab.hardware.context import CR3_PAE, PCID
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.ept import nested, qualification
 from kvmlab.hardware.fields import Switches
@@ -25,6 +25,7 @@ from kvmlab.hardware.processor import (
     EFER_LMA,
     EFER_LME,
     Controls,
+    Processor,
 )
 from kvmlab.hardware.records import (
     READ,
@@ -40,8 +41,8 @@ from kvmlab.hardware.vmcs import Instruction
 
 _NO_FLUSH = 1 << 63
 # A change of one of these loads the PDPTEs again (SDM, "PDPTE Registers").
-_CR0_RELOADS = CR0_PG | CR0_NW | CR0_CD
-_CR4_RELOADS = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP
+CR0_RELOADS = CR0_PG | CR0_NW | CR0_CD
+CR4_RELOADS = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP
 
 
 def mov_cr3(cpu: Cpu, value: int) -> None:
@@ -49,11 +50,11 @@ def mov_cr3(cpu: Cpu, value: int) -> None:
 
     Exits with CR3-load exiting.  #GP for bits beyond MAXPHYADDR and for a bad PDPTE.
     """
-    controls = cpu.controls
-    pcids = bool(controls.cr4 & CR4_PCIDE)
+    controls, seen = cpu.controls, cpu.registers
+    pcids = bool(seen.cr4 & CR4_PCIDE)
     keep = pcids and bool(value & _NO_FLUSH)
     stored = value & ~_NO_FLUSH if pcids else value
-    if controls.long_mode and stored >> cpu.processor.maxphyaddr:
+    if seen.long_mode and stored >> cpu.processor.maxphyaddr:
         _refuse(cpu, f"CR3 {value:#x} has bits beyond MAXPHYADDR {cpu.processor.maxphyaddr}")
         return
     if cpu.vmcs and cpu.vmcs.cr3_load_exiting:
@@ -75,19 +76,20 @@ def mov_cr0(cpu: Cpu, value: int) -> None:
     The SDM demands it of leaving paging.  What was cached before entering it, under EPT, is no
     translation by the guest's tables: those start with an empty TLB.
     """
-    controls = cpu.controls
-    changed = value ^ controls.cr0
-    if why := _cr0_refusal(controls, value):
+    controls, seen = cpu.controls, cpu.registers
+    changed = value ^ seen.cr0
+    owned = cpu.vmcs.cr0_host_owned if cpu.vmcs else 0
+    if why := _cr0_refusal(seen, value):
         _refuse(cpu, why)
         return
-    if cpu.vmcs and changed & cpu.vmcs.cr0_host_owned:
+    if changed & owned:
         _exit_for_register(cpu, "CR0", 0, value)
         return
-    old, controls.cr0 = controls.cr0, value
-    if controls.mode == "PAE" and changed & _CR0_RELOADS and not load_pdptes(cpu, controls.cr3):
+    old, controls.cr0 = controls.cr0, controls.cr0 & owned | value & ~owned
+    if controls.mode == "PAE" and changed & CR0_RELOADS and not load_pdptes(cpu, controls.cr3):
         controls.cr0 = old
         return
-    _track_long_mode(controls)
+    track_long_mode(controls)
     cpu.refresh()
     cpu.tap(ControlWrite("CR0", value))
     if changed & CR0_PG:
@@ -108,17 +110,18 @@ def _cr0_refusal(controls: Controls, value: int) -> str:
 
 def mov_cr4(cpu: Cpu, value: int) -> None:
     """Load CR4; changes of PGE, PCIDE, PAE and SMEP drop what they must."""
-    controls = cpu.controls
-    changed = value ^ controls.cr4
-    if why := _cr4_refusal(controls, value):
+    controls, seen = cpu.controls, cpu.registers
+    changed = value ^ seen.cr4
+    owned = cpu.vmcs.cr4_host_owned if cpu.vmcs else 0
+    if why := _cr4_refusal(seen, value):
         _refuse(cpu, why)
         return
-    if cpu.vmcs and changed & cpu.vmcs.cr4_host_owned:
+    if changed & owned:
         _exit_for_register(cpu, "CR4", 4, value)
         return
     cleared, raised = changed & ~value, changed & value
-    old, controls.cr4 = controls.cr4, value
-    if controls.mode == "PAE" and changed & _CR4_RELOADS and not load_pdptes(cpu, controls.cr3):
+    old, controls.cr4 = controls.cr4, controls.cr4 & owned | value & ~owned
+    if controls.mode == "PAE" and changed & CR4_RELOADS and not load_pdptes(cpu, controls.cr3):
         controls.cr4 = old
         return
     vpid, pcid = cpu.context.tag.vpid, cpu.context.tag.pcid
@@ -144,21 +147,21 @@ def _cr4_refusal(controls: Controls, value: int) -> str:
 
 def wrmsr_efer(cpu: Cpu, value: int) -> None:
     """Write EFER; LME cannot change while paging is on."""
-    controls = cpu.controls
-    if controls.paging and (value ^ controls.efer) & EFER_LME:
+    controls, seen = cpu.controls, cpu.registers
+    if seen.paging and (value ^ seen.efer) & EFER_LME:
         _refuse(cpu, f"EFER {value:#x} changes LME while CR0.PG is set")
         return
     if cpu.vmcs and cpu.vmcs.efer_exiting:
         instruction = Instruction(Kind.READ, 0, 8, register="EFER", value=value)
         cpu.exit(VmExit(ExitReason.WRMSR, 0, 0, 0), instruction)
         return
-    controls.efer = value & ~EFER_LMA
-    _track_long_mode(controls)
+    controls.efer = value
+    track_long_mode(controls)
     cpu.refresh()
     cpu.tap(ControlWrite("EFER", value))
 
 
-def _track_long_mode(controls: Controls) -> None:
+def track_long_mode(controls: Controls) -> None:
     """LMA is the processor's: set while long mode is in force."""
     controls.efer = controls.efer & ~EFER_LMA | (EFER_LMA if controls.long_mode else 0)
 
@@ -169,28 +172,30 @@ def load_pdptes(cpu: Cpu, cr3: int) -> bool:
     Processors that walk them in memory (AMD with nested paging) load nothing.
     """
     if cpu.processor.pdptes_in_memory:
-        cpu.pdptes = None
         return True
-    loaded = []
-    pae = format_named("PAE")
-    known = fields(pae, 3, leaf=False, cpu=cpu.processor, switches=Switches())
-    reserved = reserved_bits(pae, known)
-    for number in range(4):
-        address = (cr3 & 0xFFFF_FFE0) + 8 * number
-        if (hpa := _locate_pdpte(cpu, address)) is None:
-            return False
-        entry = cpu.ram.load(hpa)
-        if entry & 1 and entry & reserved:
-            _refuse(cpu, f"PDPTE {number} is {entry:#x}: a reserved bit is set")
-            return False
-        loaded.append(entry)
-    first, second, third, fourth = loaded
-    cpu.pdptes = (first, second, third, fourth)
+    if (hpa := _locate_pdptes(cpu, cr3 & CR3_PAE)) is None:
+        return False
+    load = cpu.ram.load
+    loaded = load(hpa), load(hpa + 8), load(hpa + 16), load(hpa + 24)
+    if why := pdpte_refusal(loaded, cpu.processor):
+        _refuse(cpu, why)
+        return False
+    cpu.controls.pdptes = loaded
     return True
 
 
-def _locate_pdpte(cpu: Cpu, gpa: int) -> int | None:
-    """Where a PDPTE lives; an EPT violation here has no linear address."""
+def pdpte_refusal(loaded: tuple[int, ...], processor: Processor) -> str:
+    """Why the PDPTE registers cannot take these four entries; empty if they can."""
+    pae = format_named("PAE")
+    known = fields(pae, pae.levels, leaf=False, cpu=processor, switches=Switches())
+    for number, entry in enumerate(loaded):
+        if entry & 1 and entry & reserved_bits(pae, known):
+            return f"PDPTE {number} is {entry:#x}: a reserved bit is set"
+    return ""
+
+
+def _locate_pdptes(cpu: Cpu, gpa: int) -> int | None:
+    """Where the four PDPTEs live; an EPT violation here has no linear address."""
     ept = cpu.context.ept
     if ept is None:
         return gpa

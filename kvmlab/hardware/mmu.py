@@ -33,7 +33,6 @@ from kvmlab.hardware.walk_caches import NestedTlb, WalkCaches
 from kvmlab.hardware.walker import Record, Start, Walk, mark, walk
 
 T = TypeVar("T")
-_POINTER_ADDRESS = 0x000F_FFFF_FFFF_F000
 
 
 @dataclass(slots=True)
@@ -63,8 +62,7 @@ class Mmu:
         self.tlb = Tlb(geometry)
         self.walk_caches = WalkCaches(geometry.walk_caches) if geometry.walk_caches else None
         self.nested_tlb = NestedTlb(geometry.nested) if geometry.nested else None
-        self.pdptes: tuple[int, int, int, int] | None = None  # PAE: the four PDPTE registers
-        self.context: Context = context(Controls(), None, processor, pointers_in_registers=True)
+        self.context: Context = context(Controls(), None, processor)
 
     # -- what is cached -----------------------------------------------------------------
 
@@ -181,15 +179,12 @@ class Mmu:
     def _walk_guest(self, gva: int, start: Start | None) -> Walk:
         """The guest's own tables, each entry located through EPT where EPT is on."""
         ctx = self.context
-        tables, root = ctx.tables, ctx.root
+        tables, first = ctx.tables, ctx.first_table(gva)
         assert tables is not None  # noqa: S101  the caller looked
-        if self.pdptes is not None and tables.format.mode == "PAE":
-            pointer = self.pdptes[gva >> 30 & 3]
-            if not pointer & 1:
-                return Fault("guest", 3, "absent", gva, 0, 0)
-            root = pointer & _POINTER_ADDRESS
+        if first is None:
+            return Fault(tables.format.table, tables.format.levels, "absent", gva, 0, 0)
         locate = self._table_page if ctx.ept else None
-        return (yield from walk(tables, root, gva, self.ram, locate, start))
+        return (yield from walk(tables, first, gva, self.ram, locate, start))
 
     def _table_page(self, gpa: int) -> Walk:
         """Where a guest table's entry lives: an EPT translation for a table access."""

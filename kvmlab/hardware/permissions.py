@@ -62,15 +62,17 @@ def error_code(
 ) -> int:
     """The #PF error code (SDM, "Page-Fault Exceptions").
 
-    The I/D bit depends on the controls, not on the page: it is reported only with SMEP, or
-    with PAE and NXE.
+    The I/D bit depends on the controls, not on the page.
     """
     code = PF_PRESENT if present else 0
     code |= PF_WRITE if kind is Kind.WRITE else 0
     code |= PF_USER if user else 0
     code |= PF_RESERVED if reserved else 0
     code |= PF_KEY if key else 0
-    tells_fetch = controls.cr4 & CR4_SMEP or (controls.cr4 & CR4_PAE and controls.efer & EFER_NXE)
-    if kind is Kind.FETCH and tells_fetch:
-        code |= PF_FETCH
-    return code
+    return code | (PF_FETCH if kind is Kind.FETCH and tells_fetches(controls) else 0)
+
+
+def tells_fetches(controls: Controls) -> bool:
+    """Whether error codes tell fetches from reads: with SMEP, or with PAE and NXE."""
+    pae_nx = controls.cr4 & CR4_PAE and controls.efer & EFER_NXE
+    return bool(controls.cr4 & CR4_SMEP or pae_nx)

@@ -41,6 +41,9 @@ class Controls:
     pkru: int = 0
     pkrs: int = 0
     ac: bool = False  # RFLAGS.AC
+    # The PDPTE registers (in a VMCS: GUEST_PDPTE0 to 3); None: not loaded, or this processor
+    # has none and reads the pointers in memory on each walk.
+    pdptes: tuple[int, int, int, int] | None = None
 
     @property
     def paging(self) -> bool:

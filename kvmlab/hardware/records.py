@@ -171,9 +171,9 @@ class VmExit:
 
 @dataclass(slots=True)
 class VmEntry:
-    """The guest goes on; `injected` is the #PF that the hypervisor hands to it, if any."""
+    """The guest goes on; `injected` is the fault that the hypervisor hands to it, if any."""
 
-    injected: PageFault | None
+    injected: PageFault | GeneralProtection | None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from kvmlab.hardware.ept import PageModificationLog
 from kvmlab.hardware.processor import Controls
-from kvmlab.hardware.records import Kind, PageFault, VmExit
+from kvmlab.hardware.records import GeneralProtection, Kind, PageFault, VmExit
 
 
 @dataclass(slots=True)
@@ -40,18 +40,20 @@ class Vmcs:
     mode_based_execute: bool = False
     pml: PageModificationLog | None = None
     page_fault_exiting: bool = False  # exception bitmap, bit 14
-    page_fault_mask: int = 0  # of the error code: it exits if what the mask leaves ...
-    page_fault_match: int = 0  # ... equals this; else the guest has its #PF at once
+    page_fault_mask: int = 0  # of the error code: with bit 14 set it exits if what the mask
+    page_fault_match: int = 0  # leaves equals this, with bit 14 clear if it does not
     cr3_load_exiting: bool = False
     invlpg_exiting: bool = False
     efer_exiting: bool = False  # MSR bitmap: WRMSR to EFER exits
     cr0_host_owned: int = 0  # guest/host masks: a guest write that changes these bits exits
     cr4_host_owned: int = 0
+    read_shadow: Controls | None = None  # what the guest reads of registers that the host owns
     instruction: Instruction | None = None
     advance: bool = False  # VM entry goes on behind the instruction: it was emulated
     loaded: bytes = b""  # what an emulated load returned
-    injected: PageFault | None = None  # VM-entry interruption information
+    # VM-entry interruption information
+    injected: PageFault | GeneralProtection | None = None
 
     def page_fault_exits(self, code: int) -> bool:
         """Whether a #PF with this error code exits (SDM, "Exceptions" among what exits)."""
-        return self.page_fault_exiting and code & self.page_fault_mask == self.page_fault_match
+        return (code & self.page_fault_mask == self.page_fault_match) == self.page_fault_exiting

@@ -5,15 +5,17 @@ Linux, arch/x86/kvm/mmu/paging_tmpl.h: FNAME(walk_addr) and its helpers.
 
 from typing import NamedTuple
 
-from kvmlab.hardware.context import Context, context, context_key
+from kvmlab.hardware.context import CR3_PAE, Context, context, context_key
 from kvmlab.hardware.formats import ALL_RIGHTS, Tables
+from kvmlab.hardware.instructions import pdpte_refusal
 from kvmlab.hardware.processor import Controls, Processor
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import WRITE, Fault, Mapped, Verdict
 from kvmlab.hardware.walker import Walk, entry_rights, judge, mark, walk
+from kvmlab.kvm.shadow_role import Role
 from kvmlab.kvm.vm import Vm
 
-_ENTRY = 8
+_NO_PAGING_SHIFT = 21  # nonpaging_init_context(): pages of up to 2 MiB
 
 
 class Pte(NamedTuple):
@@ -34,17 +36,42 @@ class GuestWalk:
     def tables(self) -> Tables:
         """The format in force."""
         tables = self._context().tables
-        assert tables is not None  # noqa: S101  the guest runs in long mode from its first step
+        assert tables is not None  # noqa: S101  asked for only while the guest has tables
         return tables
+
+    @property
+    def role(self) -> Role:
+        """The role of roots that the registers call for."""
+        return Role.of_root(self._guest)
 
     @property
     def root_gfn(self) -> int:
         """The frame that CR3 names."""
         return self._context().root >> PAGE_SHIFT
 
+    def load_pdptes(self) -> str:
+        """Load the guest's PDPTE registers from its memory (load_pdptrs); why not, if so."""
+        backing = self._vm.back(self._guest.cr3 & CR3_PAE)
+        if backing is None:
+            return f"CR3 {self._guest.cr3:#x}: the PDPTEs are in no memslot"
+        load, hpa = self._vm.ram.load, backing.host.address
+        loaded = load(hpa), load(hpa + 8), load(hpa + 16), load(hpa + 24)
+        why = pdpte_refusal(loaded, self._processor)
+        if not why:
+            self._guest.pdptes = loaded
+        return why
+
     def walk(self, gva: int) -> Mapped | Fault:
-        """Where ``gva`` leads; a table outside every slot is absent to the guest."""
-        steps = walk(self.tables, self._context().root, gva, self._vm.ram, self._locate)
+        """Where ``gva`` leads; a table outside every slot is absent to the guest.
+
+        Without paging it is guest-physical, in pages of 2 MiB and with all rights.
+        """
+        if not self._guest.paging:
+            return Mapped("guest", gva, _NO_PAGING_SHIFT, ALL_RIGHTS, 0, [])
+        first = self._context().first_table(gva)
+        if first is None:
+            return Fault("guest", 3, "absent", gva, 0, 0)
+        steps = walk(self.tables, first, gva, self._vm.ram, self._locate)
         while True:
             try:
                 next(steps)
@@ -53,6 +80,8 @@ class GuestWalk:
 
     def mark(self, mapped: Mapped, *, write: bool) -> None:
         """Set A, and D for a write, in the guest's entries, as the processor would have."""
+        if not mapped.path:
+            return
         writable = [one for one in mapped.path if one.reach & WRITE]  # no READONLY slot
         write = write and mapped.path[-1] in writable
         for one in mark(self.tables, writable, self._vm.ram, write=write):
@@ -62,10 +91,13 @@ class GuestWalk:
         """What one entry allows."""
         return entry_rights(self.tables, entry)
 
-    def entry(self, gfn: int, index: int) -> int:
-        """One entry of the table in ``gfn``, looked at without effect; 0 if nothing is there."""
-        backing = self._vm.look((gfn << PAGE_SHIFT) + index * _ENTRY)
-        return self._vm.ram.load(backing.host.address) if backing else 0
+    def entry(self, gpa: int, size: int) -> int:
+        """The entry of ``size`` bytes at ``gpa``, without effect; 0 if nothing is there."""
+        backing = self._vm.look(gpa)
+        if backing is None:
+            return 0
+        load = self._vm.ram.load if size == 8 else self._vm.ram.load4
+        return load(backing.host.address)
 
     def usable(self, entry: int) -> Pte | None:
         """A last-level entry that may be shadowed without a fault: present, valid, accessed.
@@ -94,5 +126,5 @@ class GuestWalk:
     def _context(self) -> Context:
         """How the guest's own registers say that its tables are to be walked."""
         if self._known is None or self._known.key != context_key(self._guest, None):
-            self._known = context(self._guest, None, self._processor, pointers_in_registers=False)
+            self._known = context(self._guest, None, self._processor)
         return self._known

@@ -5,18 +5,19 @@ Linux, arch/x86/kvm/mmu/paging_tmpl.h: FNAME(fetch), FNAME(pte_prefetch).
 
 from kvmlab.hardware.formats import ALL_RIGHTS
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.hardware.records import Mapped
+from kvmlab.hardware.records import EXECUTE, USER, WRITE, Mapped
 from kvmlab.kvm.guest_walk import Pte
 from kvmlab.kvm.records import Prefetched
 from kvmlab.kvm.shadow_pages import (
     ENTRIES,
-    Role,
     ShadowPage,
     Slot,
     covered,
+    level_of,
     shift_of,
 )
 from kvmlab.kvm.shadow_parts import Parts
+from kvmlab.kvm.shadow_role import Role
 from kvmlab.kvm.shadow_sptes import Outcome, Why, page_of
 from kvmlab.kvm.shadow_sync import Sync
 from kvmlab.kvm.vm import Backing
@@ -37,11 +38,9 @@ class Fetch:
         self, root: ShadowPage, gva: int, mapped: Mapped, backing: Backing, *, write: bool
     ) -> Outcome:
         """Build the shadow path from ``root`` to ``gva``, set its leaf, prefetch around it."""
-        access = mapped.rights & backing.slot.rights
-        if not write:  # for a write D is set, where the slot of the table lets it
-            access = self._guest.leaf_access(mapped.path[-1].entry, access)
+        access = self._access(root, mapped, write=write) & backing.slot.rights
         page = self._through_tables(root, gva, mapped)
-        leaf = self._leaf_level(mapped, backing)
+        leaf = self._largest_leaf(mapped, backing)
         page = self._through_page(page, gva, mapped, leaf, access)
         slot = Slot(page, gva >> shift_of(leaf) & ENTRIES - 1)
         gfn = (mapped.address >> PAGE_SHIFT) & ~(covered(leaf) - 1)
@@ -50,6 +49,21 @@ class Fetch:
         if outcome is not Outcome.SPURIOUS:
             self._prefetch(slot)
         return outcome
+
+    def _access(self, root: ShadowPage, mapped: Mapped, *, write: bool) -> int:
+        """The rights of the leaf.
+
+        While the guest runs with CR0.WP clear, its kernel may write what is read-only; the
+        hardware has WP set.  So the page becomes a writable one of the kernel's, which SMEP
+        shall not make executable for it, and the next access by a user turns it back (FNAME(
+        page_fault); Documentation/virt/kvm/x86/mmu.rst, "Emulating cr0.wp").
+        """
+        if not write and mapped.path:  # for a write D is set, where the slot of the table lets it
+            return self._guest.leaf_access(mapped.path[-1].entry, mapped.rights)
+        if write and not mapped.rights & WRITE:
+            kernel = mapped.rights & ~USER | WRITE
+            return kernel & ~EXECUTE if root.role.smep_andnot_wp else kernel
+        return mapped.rights
 
     def build(self, slot: Slot, entry: int) -> None:
         """Build the leaf that a PTE just stored calls for (kvm 2007: mmu_pte_write_new_pte)."""
@@ -63,21 +77,21 @@ class Fetch:
         """Down the shadow pages of the guest's tables, to that of the table with the leaf."""
         page.writes = 0
         access = ALL_RIGHTS
-        for number, level in enumerate(range(page.role.level, mapped.path[-1].level, -1)):
+        for number, level in enumerate(range(page.role.level, _leaf_level(mapped), -1)):
             slot = Slot(page, gva >> shift_of(level) & ENTRIES - 1)
             access &= self._guest.rights(mapped.path[number].entry)
             gfn = mapped.path[number + 1].address >> PAGE_SHIFT
-            page = self._child(slot, gfn, Role(level - 1, access, direct=False))
+            page = self._child(slot, gfn, page.role.child(slot.index, access, direct=False))
         return page
 
     def _through_page(
         self, page: ShadowPage, gva: int, mapped: Mapped, leaf: int, access: int
     ) -> ShadowPage:
         """Where the guest's page is larger than ours can be: down direct shadow pages."""
-        for level in range(mapped.path[-1].level, leaf, -1):
+        for level in range(_leaf_level(mapped), leaf, -1):
             slot = Slot(page, gva >> shift_of(level) & ENTRIES - 1)
             gfn = (mapped.address >> PAGE_SHIFT) & ~(covered(level) - 1)
-            page = self._child(slot, gfn, Role(level - 1, access, direct=True))
+            page = self._child(slot, gfn, page.role.child(slot.index, access, direct=True))
         return page
 
     def _child(self, slot: Slot, gfn: int, role: Role) -> ShadowPage:
@@ -91,10 +105,10 @@ class Fetch:
         child.writes = 0
         return child
 
-    def _leaf_level(self, mapped: Mapped, backing: Backing) -> int:
+    def _largest_leaf(self, mapped: Mapped, backing: Backing) -> int:
         """The largest leaf that guest page, host page, slot and shadowed tables allow."""
         gpa, level = mapped.address, 1
-        while level < min(mapped.path[-1].level, _LARGEST_LEAF):
+        while level < min(_leaf_level(mapped), _LARGEST_LEAF):
             size = covered(level + 1)
             first = (gpa >> PAGE_SHIFT) & ~(size - 1)
             if (
@@ -126,7 +140,7 @@ class Fetch:
         page = slot.page
         pte: Pte | None = Pte(page.gfn + slot.index, ALL_RIGHTS)
         if not page.role.direct:
-            pte = self._guest.usable(self._guest.entry(page.gfn, slot.index))
+            pte = self._guest.usable(self._guest.entry(page.source(slot.index), page.entry_bytes))
         backing = self._vm.look(pte.gfn << PAGE_SHIFT) if pte else None
         if pte is None or backing is None:
             return False
@@ -137,3 +151,8 @@ class Fetch:
     def _set(self, slot: Slot, pte: Pte, backing: Backing) -> None:
         access = pte.access & slot.page.role.access & backing.slot.rights
         self._sptes.set(slot, pte.gfn, page_of(backing.host.address, 1), access, Why.PREFETCH)
+
+
+def _leaf_level(mapped: Mapped) -> int:
+    """The level of the guest's leaf; a guest without paging is as one with pages of 2 MiB."""
+    return mapped.path[-1].level if mapped.path else level_of(mapped.shift)

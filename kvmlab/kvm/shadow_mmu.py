@@ -8,13 +8,20 @@ paging_tmpl.h: FNAME(page_fault); mmu.c: kvm_mmu_new_pgd(), kvm_mmu_invalidate_g
 from dataclasses import replace
 
 from kvmlab.hardware import permissions
-from kvmlab.hardware.context import PCID
 from kvmlab.hardware.cpu import Cpu
-from kvmlab.hardware.formats import ALL_RIGHTS
-from kvmlab.hardware.instructions import invvpid
-from kvmlab.hardware.processor import CR0_WP, CR4_PAE, CR4_PCIDE, EFER_NXE, Controls
+from kvmlab.hardware.instructions import CR0_RELOADS, CR4_RELOADS, invvpid, track_long_mode
+from kvmlab.hardware.processor import CR0_PG, CR4_PCIDE, Controls
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.hardware.records import WRITE, ExitReason, Fault, Kind, Mapped, PageFault, VmExit
+from kvmlab.hardware.records import (
+    WRITE,
+    ExitReason,
+    Fault,
+    GeneralProtection,
+    Kind,
+    Mapped,
+    PageFault,
+    VmExit,
+)
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.guest_walk import GuestWalk
@@ -23,9 +30,10 @@ from kvmlab.kvm.policy import NAIVE, Policy
 from kvmlab.kvm.records import FaultHandled, Reflected
 from kvmlab.kvm.shadow_budget import default_budget, make_room
 from kvmlab.kvm.shadow_fetch import Fetch
-from kvmlab.kvm.shadow_pages import ENTRIES, Role, ShadowPage, ShadowPages, Slot, shift_of
+from kvmlab.kvm.shadow_modes import RootMaker, arm_registers
+from kvmlab.kvm.shadow_pages import ENTRIES, ShadowPages, Slot, shift_of
 from kvmlab.kvm.shadow_parts import Parts
-from kvmlab.kvm.shadow_roots import Roots
+from kvmlab.kvm.shadow_roots import Root, Roots
 from kvmlab.kvm.shadow_sptes import Outcome, Sptes
 from kvmlab.kvm.shadow_sync import Sync
 from kvmlab.kvm.shadow_writes import Writes
@@ -65,6 +73,7 @@ class ShadowMmu:
         sptes = Sptes(self.pages, policy, vm.flushes)
         parts = Parts(vm, policy, vm.flushes, self._walk, self.pages, sptes)
         self._sync = Sync(parts)
+        self._maker = RootMaker(guest, parts, self._sync)
         self._fetch = Fetch(parts, self._sync)
         self._writes = Writes(parts, self._fetch)
         if pages is None:
@@ -82,18 +91,17 @@ class ShadowMmu:
 
     @property
     def table_frames(self) -> int:
-        """How many frames the shadow pages take now."""
-        return len(self.pages)
+        """How many frames the shadow tables take now."""
+        return len(self.pages) + len(self.pages.pointer_tables)
 
     def arm(self) -> None:
         """Page faults, CR3 loads and INVLPG exit; the hardware walks the shadow root."""
-        self._vmcs.guest = replace(self._guest)
-        self._vmcs.page_fault_exiting = True
-        if self._policy.bypass:  # only faults on present entries; what is to be filled is one
-            self._vmcs.page_fault_mask = self._vmcs.page_fault_match = permissions.PF_PRESENT
+        self._vmcs.guest, self._vmcs.read_shadow = replace(self._guest), self._guest
         self._vmcs.cr3_load_exiting = self._vmcs.invlpg_exiting = True
         self._vmcs.cr0_host_owned = self._vmcs.cr4_host_owned = -1
         self._vmcs.efer_exiting = True
+        if self._guest.mode == "PAE":
+            self._walk.load_pdptes()
         self._load_root()
 
     def reload(self) -> None:
@@ -101,22 +109,38 @@ class ShadowMmu:
         self._load_root()
 
     def control_written(self, register: str, value: int) -> None:
-        """A MOV to a control register: another root, or another role of the same one."""
-        pcids = bool(self._guest.cr4 & CR4_PCIDE)
+        """A MOV to a control register: another root, or another role of the same one.
+
+        #GP, and nothing has changed, if the guest's PDPTEs are to be loaded and are bad.
+        """
+        before, name = replace(self._guest), register.lower()
+        pcids = bool(before.cr4 & CR4_PCIDE)
         keep = register == "CR3" and pcids and bool(value & _NO_FLUSH)
-        setattr(self._guest, register.lower(), value & ~_NO_FLUSH if keep else value)
-        if register != "CR3":
-            self._roots.clear()
-        root = self._load_root()
-        if keep:
+        setattr(self._guest, name, value & ~_NO_FLUSH if keep else value)
+        track_long_mode(self._guest)
+        if self._reloads_pdptes(register, before) and (why := self._walk.load_pdptes()):
+            setattr(self._guest, name, getattr(before, name))
+            track_long_mode(self._guest)
+            self._vmcs.injected = GeneralProtection(0, why)
             return
-        if pcids:
-            self._roots.flush_pcid(self._guest.cr3)
-        self._sync.children(root)
-        self.flushes.request(f"MOV {register}")
+        if register == "CR3" and pcids and not keep:
+            self._roots.flush_pcid(value)
+        if register in ("CR4", "EFER") or (before.cr0 ^ self._guest.cr0) & CR0_PG:
+            self._roots.clear()  # a change of CR0.WP alone is one of the role alone
+        root = self._load_root()
+        if not keep:
+            self._sync_root(root)
+            self.flushes.request(f"MOV {register}")
+
+    def _reloads_pdptes(self, register: str, before: Controls) -> bool:
+        """Whether the guest's PDPTE registers are to be loaded again (kvm_set_cr0, _cr3, _cr4)."""
+        changed0, changed4 = before.cr0 ^ self._guest.cr0, before.cr4 ^ self._guest.cr4
+        changed = changed0 & CR0_RELOADS or changed4 & CR4_RELOADS
+        return self._guest.mode == "PAE" and bool(register == "CR3" or changed)
 
     def handle(self, reason: VmExit) -> None:
         """Serve INVLPG, INVPCID, or a page fault: reflect it, emulate a table write, or fill."""
+        self._guest.ac = self._vmcs.guest.ac  # RFLAGS are the guest's own
         if reason.reason is ExitReason.INVLPG:
             self._invlpg(reason.gva)
         elif reason.reason is ExitReason.INVPCID:
@@ -135,7 +159,8 @@ class ShadowMmu:
             reserved = mapped.why == "reserved"
             self._reflect(gva, kind, user=user, present=reserved, reserved=reserved)
             return
-        if not permissions.allowed(self._guest, mapped.rights, kind, user=user):
+        paging = self._guest.paging
+        if paging and not permissions.allowed(self._guest, mapped.rights, kind, user=user):
             self._reflect(gva, kind, user=user, present=True)
             return
         self._walk.mark(mapped, write=kind is Kind.WRITE)
@@ -166,7 +191,9 @@ class ShadowMmu:
         if self._policy.recycle:
             with self._vm.flushes.together():
                 make_room(self.pages, default_budget(self._vm.slots))
-        return self._fetch.fill(self._load_root(), gva, mapped, backing, write=write)
+        root = self._load_root().page(gva)
+        assert root is not None  # noqa: S101  the guest's tables lead somewhere
+        return self._fetch.fill(root, gva, mapped, backing, write=write)
 
     def _reflect(
         self, gva: int, kind: Kind, *, user: bool, present: bool, reserved: bool = False
@@ -180,7 +207,7 @@ class ShadowMmu:
 
     def _clear_flood(self, gva: int) -> None:
         """A walk came through: those tables are in use as tables."""
-        page = self._roots.current
+        page = self._roots.current.page(gva) if self._roots.current else None
         while page is not None:
             page.writes = 0
             index = gva >> shift_of(page.role.level) & ENTRIES - 1
@@ -200,27 +227,38 @@ class ShadowMmu:
 
     # -- roots and invalidation ---------------------------------------------------------
 
-    def _load_root(self) -> ShadowPage:
-        """Arm the shadow root of the guest's CR3: one at hand, or one looked up or made."""
-        cr3 = self._guest.cr3
-        root = self._roots.switch(cr3)
+    def _load_root(self) -> Root:
+        """Arm the shadow root of the guest's registers: one at hand, or one looked up or made."""
+        key = self._maker.key()
+        root = self._roots.switch(key)
         if root is None:
-            levels = self._walk.tables.format.levels
-            role = Role(levels, ALL_RIGHTS, direct=False)
-            root = self._sync.get(self._walk.root_gfn, role)
-            self._roots.load(cr3, root)
-            self._sync.children(root)
-        hardware = self._vmcs.guest
-        hardware.cr0 = self._guest.cr0 | CR0_WP
-        hardware.cr4 = self._guest.cr4 | CR4_PAE
-        hardware.efer = self._guest.efer | EFER_NXE
-        hardware.cr3 = root.hpa | (cr3 & PCID if self._guest.cr4 & CR4_PCIDE else 0)
+            root = self._maker.make(key)
+            self._roots.load(root)
+            self._sync_root(root)
+        arm_registers(self._vmcs.guest, self._guest, root)
+        self._arm_page_faults()
         return root
+
+    def _sync_root(self, root: Root) -> None:
+        for page in root.pages:
+            if page:
+                self._sync.children(page)
+
+    def _arm_page_faults(self) -> None:
+        """All page faults exit; by policy only those on present entries, as those to fill are.
+
+        Fetches exit too where the guest's error codes would not tell them from reads: the
+        hardware's do, since it has NX on.
+        """
+        vmcs, tells = self._vmcs, permissions.tells_fetches(self._guest)
+        vmcs.page_fault_exiting = not self._policy.bypass
+        if self._policy.bypass:
+            vmcs.page_fault_mask = permissions.PF_PRESENT | (0 if tells else permissions.PF_FETCH)
 
     def _invlpg(self, gva: int) -> None:
         """Bring the entry in step under every root at hand, and flush the address."""
-        for root in self._roots.pages():
-            self._sync.invlpg(root, gva)
+        for page in self._roots.at(gva):
+            self._sync.invlpg(page, gva)
         invvpid(self._cpu, _ONE_ADDRESS, self._vmcs.vpid, gva)
         self._vmcs.advance = True
 
@@ -229,7 +267,7 @@ class ShadowMmu:
         if reason.qualification == _INVPCID_ADDRESS:
             self._invlpg(reason.gva)
             return
-        for root in self._roots.pages():
-            self._sync.children(root)
+        for page in self._roots.pages():
+            self._sync.children(page)
         self.flushes.request("INVPCID")
         self._vmcs.advance = True

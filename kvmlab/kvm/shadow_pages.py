@@ -6,7 +6,7 @@ again.  Linux, Documentation/virt/kvm/x86/mmu.rst and arch/x86/kvm/mmu/mmu.c.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.kvm.flushes import RemoteFlushes
@@ -20,6 +20,7 @@ from kvmlab.kvm.records import (
     WriteProtected,
     Zap,
 )
+from kvmlab.kvm.shadow_role import Role
 from kvmlab.kvm.vm import Vm
 
 if TYPE_CHECKING:
@@ -30,14 +31,6 @@ ADDRESS = 0x000F_FFFF_FFFF_F000
 TRAP = 0xFFFF_FFFF_FFFF_F001  # shadow_trap_nonpresent_pte: present, but with reserved bits
 ENTRIES = 512
 _ENTRY = 8
-
-
-class Role(NamedTuple):
-    """What makes two shadow pages of one gfn different."""
-
-    level: int
-    access: int  # rights of the guest's entries above this table, all together
-    direct: bool  # maps a stretch of guest-physical memory: part of a large guest page
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +59,30 @@ class ShadowPage:
     unsync: bool = False  # the guest may write the table; entries may lag behind it
     rebuilt: int | None = None  # index of the entry that a trapped write last built
 
+    @property
+    def entry_bytes(self) -> int:
+        """The size of an entry of the guest table."""
+        return 4 if self.role.has_4_byte_gpte else _ENTRY
+
+    def source(self, index: int) -> int:
+        """Where the guest entry is from which entry ``index`` is made: its GPA.
+
+        A 32-bit guest's table is shadowed by quadrants: two pages for its 1024 PTEs, and four
+        for its 1024 PDEs, each of which maps 4 MiB and takes two entries here.
+        """
+        if self.role.has_4_byte_gpte:
+            index = self.role.quadrant * ENTRIES + index >> self.role.level - 1
+        return (self.gfn << PAGE_SHIFT) + index * self.entry_bytes
+
+    def made_from(self, gpa: int) -> range:
+        """The entries that are made from the guest entry at ``gpa`` (get_written_sptes)."""
+        entry = (gpa & (1 << PAGE_SHIFT) - 1) // self.entry_bytes
+        if not self.role.has_4_byte_gpte:
+            return range(entry, entry + 1)
+        twice = self.role.level - 1  # a PDE makes two entries
+        first = (entry << twice) - self.role.quadrant * ENTRIES
+        return range(first, first + (1 << twice)) if 0 <= first < ENTRIES else range(0)
+
 
 class ShadowPages:
     """All shadow pages of a VM: found by key, by the gfn they shadow, by the gfn they map."""
@@ -73,6 +90,7 @@ class ShadowPages:
     def __init__(self, vm: Vm, policy: Policy, flushes: RemoteFlushes) -> None:
         self._vm, self._policy, self._flushes = vm, policy, flushes
         self.roots: list[Roots] = []  # of each virtual CPU
+        self.pointer_tables: list[int] = []  # of virtual CPUs in PAE mode: their PDPTEs' frames
         self._absent = TRAP if policy.bypass else 0  # an entry that is to fault into KVM
         self._by_key: dict[tuple[int, Role], ShadowPage] = {}  # in the order of their making
         self._by_gfn: dict[int, list[ShadowPage]] = {}  # of shadowed guest tables
@@ -274,3 +292,8 @@ def covered(level: int) -> int:
 def shift_of(level: int) -> int:
     """The shift of a page that a leaf at ``level`` maps."""
     return PAGE_SHIFT + 9 * (level - 1)
+
+
+def level_of(shift: int) -> int:
+    """The level of a leaf that maps a page of that shift."""
+    return (shift - PAGE_SHIFT) // 9 + 1

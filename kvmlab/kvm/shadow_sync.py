@@ -12,12 +12,12 @@ from kvmlab.kvm.shadow_pages import (
     ENTRIES,
     PRESENT,
     PS,
-    Role,
     ShadowPage,
     Slot,
     shift_of,
 )
 from kvmlab.kvm.shadow_parts import Parts
+from kvmlab.kvm.shadow_role import Role
 from kvmlab.kvm.shadow_sptes import Why
 
 
@@ -49,7 +49,7 @@ class Sync:
     def _show_absent(self, page: ShadowPage) -> None:
         """Tell entries that the guest left absent from those not filled yet (prefetch_page)."""
         for index in range(ENTRIES):
-            if not self._guest.entry(page.gfn, index) & PRESENT:
+            if not self._guest.entry(page.source(index), page.entry_bytes) & PRESENT:
                 self._pages.show_absent(Slot(page, index))
 
     def children(self, top: ShadowPage) -> None:
@@ -88,7 +88,7 @@ class Sync:
         if not self._pages.present(spte):
             return False
         page = slot.page
-        pte = self._guest.usable(self._guest.entry(page.gfn, slot.index))
+        pte = self._guest.usable(self._guest.entry(page.source(slot.index), page.entry_bytes))
         if pte is None or pte.gfn != page.maps[slot.index]:
             return self._pages.drop(slot)
         region = self._vm.slots.find(pte.gfn << PAGE_SHIFT)

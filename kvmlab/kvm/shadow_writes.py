@@ -6,7 +6,7 @@ detect_write_flooding().
 
 from kvmlab.kvm.records import EntryWritten, WriteTrapped
 from kvmlab.kvm.shadow_fetch import Fetch
-from kvmlab.kvm.shadow_pages import ENTRIES, PRESENT, ShadowPage, Slot
+from kvmlab.kvm.shadow_pages import PRESENT, ShadowPage, Slot
 from kvmlab.kvm.shadow_parts import Parts
 from kvmlab.kvm.shadow_sptes import ACCESSED
 
@@ -36,11 +36,12 @@ class Writes:
             if why := self._lost(page, gpa, size):
                 self._pages.zap(page, why)
             else:
-                self._entry_written(Slot(page, gpa >> 3 & ENTRIES - 1))
+                for index in page.made_from(gpa):
+                    self._entry_written(Slot(page, index))
 
     def _lost(self, page: ShadowPage, gpa: int, size: int) -> str:
         """Why ``page`` is worth no further care; empty if it is."""
-        if _misaligned(gpa, size):
+        if _misaligned(gpa, size, page.entry_bytes):
             return "misaligned"
         if self._policy.unsync and page.role.level == 1:
             return ""
@@ -52,18 +53,23 @@ class Writes:
     def _entry_written(self, slot: Slot) -> None:
         """Drop the entry built from the old value; by policy, build the new one."""
         page = slot.page
-        entry = self._guest.entry(page.gfn, slot.index)
+        entry = self._guest.entry(page.source(slot.index), page.entry_bytes)
         self._vm.tap(EntryWritten(page.gfn, page.role.level, entry))
         if self._pages.drop(slot):
             self._flushes.request("table write")
-        if self._policy.rebuild and page.role.level == 1:
+        if self._policy.rebuild and page.role.level == 1 and self._in_force(page):
             self._fetch.build(slot, entry)
         if self._policy.bypass and not entry & PRESENT:
             self._pages.show_absent(slot)
 
+    def _in_force(self, page: ShadowPage) -> bool:
+        """Whether the guest's registers still say what they said when ``page`` was made."""
+        role = self._guest.role
+        return not role.direct and page.role.same_mode(role)
 
-def _misaligned(gpa: int, size: int) -> bool:
+
+def _misaligned(gpa: int, size: int, entry_bytes: int) -> bool:
     """Whether a store changes anything but one entry; a byte at an entry's start is fine."""
-    if size == 1 and not gpa & 7:
+    if size == 1 and not gpa & entry_bytes - 1:
         return False
-    return bool((gpa ^ gpa + size - 1) & ~7) or size < 4
+    return bool((gpa ^ gpa + size - 1) & -entry_bytes) or size < 4

@@ -80,18 +80,17 @@ def test_each_design_has_its_references_in_the_page(lab):
         lab.shot(f"walk-{lab.theme_name}-{design.lower()}", ".kvmlab-walk")
 
 
-@pytest.mark.parametrize("name, groups", [("2 (32-bit)", 3), ("3 (PAE)", 4)])
-def test_a_guest_of_32_bits_is_drawn_as_its_tables_are(lab, name, groups):
+@pytest.mark.parametrize("name", ["2 (32-bit)", "3 (PAE)"])
+def test_a_guest_of_32_bits_is_drawn_as_the_tables_walked_are(lab, name):
     lab.page.get_by_label("Guest levels", exact=True).select_option(name)
-    for design, count in (("native", 2), ("EPT", 14)):
+    for design, count in (("native", 2), ("EPT", 14), ("shadow", 2)):
+        pae = "PAE" in name or design == "shadow"  # the shadow of either guest has that format
         lab.page.get_by_role("radio", name=design).check()
         lab.until(lambda it=count: references(lab) == list(range(1, it + 1)))
-        assert lab.page.locator(f"{PLAYER} .kvm-stage g[data-key^='gva.']").count() == groups
-        assert lab.page.locator(f"{PLAYER} [data-key='register']").count() == ("PAE" in name)
-        step_to(lab, "choose PDPTE register" if "PAE" in name else "Reference 1 of")
+        split = lab.page.locator(f"{PLAYER} .kvm-stage g[data-key^='gva.']")
+        assert split.count() == (4 if pae else 3)
+        assert lab.page.locator(f"{PLAYER} [data-key='register']").count() == pae
+        step_to(lab, "choose PDPTE register" if pae else "Reference 1 of")
         lab.shot(f"walk-{lab.theme_name}-{name[0]}-{design.lower()}", ".kvmlab-walk")
         step_to(lab, f"Reference {count} of")
         lab.shot(f"walk-{lab.theme_name}-{name[0]}-{design.lower()}-last", ".kvmlab-walk")
-    lab.page.get_by_role("radio", name="shadow").check()
-    lab.until(lambda: "4 or 5 levels" in lab.seen(".kvmlab-walk [role=alert]"))
-    lab.shot(f"walk-{lab.theme_name}-{name[0]}-refused", ".kvmlab-walk")

@@ -148,17 +148,17 @@ def test_changes_of_control_registers_load_the_pdptes_again(instruction, value):
     cpu = Recorded(**pae())
     instructions.mov_cr3(cpu, ROOT)
     cpu.ram.store(ROOT, 0x3001)
-    assert cpu.pdptes == (0, 0, 0, 0)  # memory has changed, the registers have not
+    assert cpu.controls.pdptes == (0, 0, 0, 0)  # memory has changed, the registers have not
 
     instruction(cpu, value)
-    assert cpu.pdptes == (0x3001, 0, 0, 0)
+    assert cpu.controls.pdptes == (0x3001, 0, 0, 0)
 
     cpu.ram.store(ROOT, 0x3003)
     before = cpu.controls.cr0, cpu.controls.cr4
     instruction(cpu, value ^ (CR0_CD if instruction is instructions.mov_cr0 else CR4_SMEP))
     assert len(cpu.faults) == 1
     assert (cpu.controls.cr0, cpu.controls.cr4) == before
-    assert cpu.pdptes == (0x3001, 0, 0, 0)
+    assert cpu.controls.pdptes == (0x3001, 0, 0, 0)
 
 
 def test_a_change_of_wp_does_not_load_the_pdptes():
@@ -166,7 +166,7 @@ def test_a_change_of_wp_does_not_load_the_pdptes():
     instructions.mov_cr3(cpu, ROOT)
     cpu.ram.store(ROOT, 0x3001)
     instructions.mov_cr0(cpu, ON | CR0_WP)
-    assert cpu.pdptes == (0, 0, 0, 0)
+    assert cpu.controls.pdptes == (0, 0, 0, 0)
 
 
 def test_amd_under_nested_paging_reads_the_pdpte_on_each_walk():

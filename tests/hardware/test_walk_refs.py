@@ -154,6 +154,7 @@ def test_32_bit_guests_boot_and_read_fewer_entries(levels, page, native, nested)
     """PAE as on Intel: its PDPTEs are registers and cost no reference."""
     options = {"guest_levels": levels, "guest_page": page, "gva": 0x1234_5678}
     assert sum(cold_walk("native", **options).values()) == native
+    assert cold_walk("shadow", host_page="2M", **options) == {"shadow": native}
     assert sum(cold_walk("ept", **options).values()) == nested
 
 

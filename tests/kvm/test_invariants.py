@@ -47,6 +47,15 @@ def test_host_frames_are_free_backing_or_tables_and_never_two_of_them(mmu, polic
         check_frames(machine)
 
 
+@pytest.mark.parametrize("levels, policy", [(2, "today"), (3, "bypass")])
+def test_so_they_are_while_guests_of_32_bits_are_shadowed(levels, policy):
+    machine = Machine(
+        "shadow", guest_memory="16M", host_memory="32M", policy=policy, guest_levels=levels
+    )
+    for _ in churn(machine, levels):
+        check_frames(machine)
+
+
 def check_frames(machine):
     host, mmu = machine.host, machine.vcpu.mmu
     process_tables, backing = set(), set()
@@ -86,6 +95,9 @@ def mmu_frames(machine):
     backing = set()
     collect(machine, machine.qemu.process.root, 4, set(), backing)
     frames = {page.hpa >> 12 for page in pages}
+    if machine.cpu.context.pdptes:
+        assert all(one >> 12 in frames for one in machine.cpu.context.pdptes if one)
+        frames.update(one >> 12 for one in machine.vcpu.mmu.pages.pointer_tables)
     for page in pages:
         for index in range(512):
             spte = machine.ram.load(page.hpa + 8 * index)
