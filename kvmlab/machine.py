@@ -15,6 +15,7 @@ from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.tlb import UNIFIED, Geometry
 from kvmlab.hardware.walker import Walk, walk
 from kvmlab.host.kernel import Host
+from kvmlab.kvm.agile_mmu import AgileMmu
 from kvmlab.kvm.ept_mmu import EptMmu
 from kvmlab.kvm.mmu import Mmu
 from kvmlab.kvm.policy import NAIVE, policy_named
@@ -25,6 +26,7 @@ from kvmlab.qemu.firmware import boot_controls, identity_tables
 from kvmlab.qemu.machine import Qemu, memory_map
 
 MMUS = ("native", "shadow", "ept")
+DESIGNS = (*MMUS, "npt", "agile")
 _HOST_SHIFTS = (12, 21, 30)
 _LOW_MEMORY = 896 << 20  # what a 32-bit Linux maps directly
 
@@ -66,10 +68,10 @@ class Machine:
         geometry: Geometry = UNIFIED,
         tap: Tap = silent,
     ) -> None:
-        if mmu not in MMUS:
-            raise BadChoice(f"there is no design {mmu!r}; choose one of {', '.join(MMUS)}")
+        if mmu not in DESIGNS:
+            raise BadChoice(f"there is no design {mmu!r}; choose one of {', '.join(DESIGNS)}")
         guest_size, host_size = parse_size(guest_memory), parse_size(host_memory)
-        fmt = _guest_format(guest_levels)
+        fmt = _guest_format(guest_levels, mmu)
         host_shift = _host_shift(host_page)
         _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
         self.mmu, self.tap = mmu, tap
@@ -99,8 +101,10 @@ class Machine:
         vm, boot = self.qemu.vm, boot_controls(fmt)
 
         def mmu(vcpu: Vcpu) -> Mmu:
-            if self.mmu == "ept":
-                return EptMmu(vm, vcpu.vmcs, self.cpu, levels)
+            if self.mmu in ("ept", "npt"):
+                return EptMmu(vm, vcpu.vmcs, self.cpu, levels, npt=self.mmu == "npt")
+            if self.mmu == "agile":
+                return AgileMmu(vm, vcpu.vmcs, self.cpu, boot, levels)
             return ShadowMmu(vm, vcpu.vmcs, self.cpu, boot, self._shadow_policy)
 
         self.vcpu = Vcpu(self.cpu, boot, mmu)
@@ -148,18 +152,26 @@ class Machine:
 
     def table_bytes(self) -> dict[str, int]:
         """Page-table memory now, in bytes: the guest's, EPT's and the shadow's."""
+        frames = {"guest": self.guest.table_frames, "ept": 0, "shadow": 0}
         mmu = self.vcpu.mmu if self.vcpu else None
-        return {
-            "guest": self.guest.table_frames * PAGE_SIZE,
-            "ept": mmu.table_frames * PAGE_SIZE if mmu and mmu.name == "ept" else 0,
-            "shadow": mmu.table_frames * PAGE_SIZE if mmu and mmu.name == "shadow" else 0,
-        }
+        if isinstance(mmu, AgileMmu):
+            frames |= {"ept": mmu.ept.table_frames, "shadow": len(mmu.pages)}
+        elif mmu:
+            frames[mmu.name] = mmu.table_frames
+        return {table: number * PAGE_SIZE for table, number in frames.items()}
+
+    def tick(self) -> None:
+        """One interval of the host's timer passes: agile paging scans the tables it left nested."""
+        if self.vcpu and isinstance(self.vcpu.mmu, AgileMmu):
+            self.vcpu.mmu.scan()
 
 
-def _guest_format(levels: int) -> Format:
+def _guest_format(levels: int, mmu: str) -> Format:
     names = MappingProxyType({2: "32-bit", 3: "PAE", 4: "4-level", 5: "5-level"})
     if levels not in names:
         raise BadChoice(f"{levels} guest levels are not on offer; choose 2, 3, 4 or 5")
+    if mmu == "agile" and levels < 4:
+        raise BadChoice(f"agile paging shadows guests of 4 or 5 levels, not of {levels}")
     return format_named(names[levels])
 
 

@@ -1,4 +1,4 @@
-"""Native, shadow and EPT are one machine to the guest: same values, same faults, same memory."""
+"""Native, shadow, EPT and agile are one machine to the guest: same values, faults, memory."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from kvmlab.kvm.policy import POLICIES
 from kvmlab.kvm.records import Zap
 from kvmlab.machine import Machine
 
-DESIGNS = (("ept", {}), *(("shadow", {"policy": one.name}) for one in POLICIES))
+SHADOW = tuple(("shadow", {"policy": one.name}) for one in POLICIES)
+DESIGNS = (("ept", {}), ("agile", {}), *SHADOW)
 AREAS = (0x1000_0000, 0x7F12_3440_0000)
 PAGES = 3  # few, so that operations meet
 PROCESSES = st.integers(0, 1)
@@ -24,6 +25,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("protect"), PROCESSES, AREA, st.booleans()),
         st.tuples(st.just("remap"), PROCESSES, AREA, st.booleans()),
         st.tuples(st.just("restart"), PROCESSES),
+        st.tuples(st.just("tick"), PROCESSES),
     ),
     min_size=8,
     max_size=60,
@@ -55,6 +57,9 @@ def run(mmu, operations, **options):
         if process is not guest.current:
             guest.switch(process)
         try:
+            if operation == "tick":
+                machine.tick()
+                continue
             values.append(perform(guest, processes, operation, who, rest))
         except SegmentationFault:
             values.append("SIGSEGV")
@@ -106,7 +111,8 @@ def guest_memory(machine):
 @given(OPERATIONS)
 @example([("store", 0, 0, 1, 7), ("remap", 0, 0, True), ("load", 0, 0, 1)])
 @example([("store", 0, 0, 1, 7), ("protect", 0, 0, False), ("store", 0, 0, 1, 9)])
-def test_native_shadow_and_ept_are_one_machine_to_the_guest(operations):
+@example([*(("store", 0, 0, n, n) for n in range(3)), ("tick", 0), ("tick", 0), ("load", 0, 0, 1)])
+def test_all_designs_are_one_machine_to_the_guest(operations):
     native, _ = run("native", operations)
     for mmu, policy in DESIGNS:
         seen, machine = run(mmu, operations, **policy)
@@ -166,3 +172,12 @@ def test_a_table_write_under_shadow_paging_drops_the_entry_it_changes():
     zaps.clear()
     process.mprotect(AREAS[0], write=False)
     assert zaps
+
+
+def test_nested_paging_of_amd_is_the_same_machine_too():
+    operations = [("store", 0, 0, n, n) for n in range(3)] + [("protect", 0, 0, False)]
+    operations += [("store", 0, 0, 1, 9), ("restart", 0), ("load", 0, 0, 1)]
+    native, _ = run("native", operations)
+    seen, machine = run("npt", operations)
+    assert seen == native
+    check_no_stale_translation(machine)

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kvmlab.base.errors import BadChoice
-from kvmlab.cli import argument
+from kvmlab.cli import DESIGNS, argument
 
 if TYPE_CHECKING:
     from kvmlab.study.compare import Progress, Row
     from kvmlab.workloads.trace import Trace
 
-HELP = "Replay a recorded program under native paging, shadow paging and EPT, and count."
+HELP = "Replay a recorded program under native paging, shadow paging, EPT and others, and count."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mmu",
         action="append",
-        choices=("native", "shadow", "ept"),
-        help="a design; give it once for each (default: all three)",
+        choices=DESIGNS,
+        help="a design; give it once for each (default: native, shadow and ept)",
     )
     parser.add_argument(
         "--policy",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvmlab.base.addresses import is_canonical, parse_address
 from kvmlab.base.errors import BadAddress, BadChoice
-from kvmlab.cli import argument
+from kvmlab.cli import DESIGNS, argument
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,9 +24,7 @@ SPACES = ("gva", "gpa", "hva", "hpa")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The design, the shape of its tables, and the address."""
-    parser.add_argument(
-        "--mmu", choices=("native", "shadow", "ept"), default="ept", help="(default: ept)"
-    )
+    parser.add_argument("--mmu", choices=DESIGNS, default="ept", help="(default: ept)")
     parser.add_argument(
         "--guest-levels",
         type=int,
@@ -40,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="4K",
         help="4M with 2 levels only, 2M with 3 and more, 1G with 4 and more (default: 4K)",
     )
-    parser.add_argument("--host-levels", type=int, choices=(4, 5), help="of EPT (default: 4)")
+    parser.add_argument(
+        "--host-levels", type=int, choices=(4, 5), help="of EPT or NPT (default: 4)"
+    )
     parser.add_argument(
         "--host-page", choices=HOST_PAGES, help="what backs the guest's memory (default: 4K)"
     )

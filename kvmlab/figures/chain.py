@@ -13,6 +13,7 @@ from kvmlab.text import say
 
 WIDTH, NODE, TOP, TALL, BELOW = 720, 150, 18, 40, 34
 PARTY = MappingProxyType({"gva": "G", "gpa": "G", "hva": "H", "hpa": "H"})
+_TWO_DIMENSIONAL = ("ept", "npt", "l2-ept")  # the CPU walks from GVA to GPA, then to HPA
 
 
 def height(mmu: str) -> int:
@@ -21,7 +22,7 @@ def height(mmu: str) -> int:
 
 
 def draw(mmu: str, chain: Chain) -> str:
-    """The chain of ``mmu``: ``native``, ``shadow`` or ``ept``."""
+    """The chain of ``mmu``, a design of `machine.DESIGNS`."""
     if mmu == "native":
         ends = _node("gva", "virtual", chain.gva, 0) + _node("hpa", "physical", chain.hpa, 3)
         return ends + _arrow("tables", "G", 0, 3, solid=True)
@@ -29,11 +30,11 @@ def draw(mmu: str, chain: Chain) -> str:
         _node(name, name, getattr(chain, name), place) for place, name in enumerate(PARTY)
     )
     arrows = (
-        _arrow("guest", "G", 0, 1, solid=mmu == "ept"),
+        _arrow("guest", "G", 0, 1, solid=mmu in _TWO_DIMENSIONAL),
         _arrow("slot", "H", 1, 2, solid=False),
         _arrow("host", "H", 2, 3, solid=False),
     )
-    walked = _below(mmu, 1 if mmu == "ept" else 0)
+    walked = _below(mmu, 1 if mmu in _TWO_DIMENSIONAL else 0)
     return nodes + "".join(arrows) + walked
 
 

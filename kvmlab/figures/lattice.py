@@ -73,7 +73,11 @@ def draw(
 ) -> str:
     """The lattice of ``mmu``; ``where`` gives the address that each reached row looks for."""
     parts = [_tlb(), _headings(grid, mmu)]
-    parts += [_row_label(row, grid, where) for row in range(grid.levels, -1, -1)]
+    found = [one for one in walk.references if one.step.address == one.step.hpa]
+    in_host = {one.row for one in found}  # agile paging: in the shadow part of the walk
+    for row in range(grid.levels, -1, -1):
+        space = "GPA" if grid.ept and row not in in_host else "HPA"
+        parts.append(_row_label(row, grid, where, space))
     parts += _dots(walk, grid)
     before: Place | None = None
     if register:
@@ -107,10 +111,9 @@ def _headings(grid: Grid, mmu: str) -> str:
     )
 
 
-def _row_label(row: int, grid: Grid, where: dict[int, int]) -> str:
+def _row_label(row: int, grid: Grid, where: dict[int, int], space: str) -> str:
     y = grid.y(row)
     title = f"L{row} {LEVEL_NAMES[row]}" if row else say("walk.row.data")
-    space = "GPA" if grid.ept else "HPA"
     address = f"{space} {hex_text(where[row])}" if row in where else ""
     below = text(address, 0, y + 28, class_="kvm-mono kvm-minor")
     loaded = text(say("walk.register.row"), 0, y + 28, class_="kvm-small")

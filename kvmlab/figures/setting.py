@@ -8,14 +8,14 @@ from kvmlab.figures.addresses import index_of
 from kvmlab.figures.fold import Walk, first_attempt
 from kvmlab.figures.lattice import Grid, Register
 from kvmlab.hardware.formats import format_named
-from kvmlab.machine import Chain, Machine
+from kvmlab.machine import DESIGNS, Chain, Machine
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What was walked: the design, the kinds of tables, and where the address leads."""
 
-    mmu: str  # "native", "shadow" or "ept"
+    mmu: str  # one of `machine.DESIGNS`
     formats: Mapping[str, str]  # name of the format of each table that is walked
     chain: Chain
     register: Register | None = None  # where the walk begins, if not at a table's top level
@@ -24,15 +24,15 @@ class Setting:
     def of(cls, machine: Machine, gva: int) -> "Setting":
         """What ``machine`` walks now, and where ``gva`` of its current process leads."""
         context = machine.cpu.context
-        walked = [context.tables, context.ept.tables if context.ept else None]
-        formats = [tables.format for tables in walked if tables]
+        others = [one.tables for one in (context.shadow, context.ept) if one]
+        formats = [tables.format for tables in (context.tables, *others) if tables]
         names = {one.table: one.name for one in formats}
         return cls(machine.mmu, names, machine.chain(gva), _register(machine, gva))
 
     @property
     def main(self) -> str:
         """The table that the walk of the GVA goes through."""
-        return "shadow" if self.mmu == "shadow" else "guest"
+        return "shadow" if self.mmu in ("shadow", "l2-shadow") else "guest"
 
     @property
     def grid(self) -> Grid:
@@ -57,9 +57,9 @@ def _register(machine: Machine, gva: int) -> Register | None:
 
 def read_walk(records: Iterable[object], setting: Setting) -> Walk:
     """The first attempt in ``records``, sorted; raises `BadChoice` for an unknown design."""
-    if setting.mmu not in ("native", "shadow", "ept"):
-        message = f"there is no picture for {setting.mmu!r}; there are native, shadow and ept"
-        raise BadChoice(message)
+    if setting.mmu not in DESIGNS:
+        known = ", ".join(DESIGNS)
+        raise BadChoice(f"there is no picture for {setting.mmu!r}; there are {known}")
     return first_attempt(records, setting.grid.top)
 
 

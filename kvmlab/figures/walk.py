@@ -167,7 +167,7 @@ class _Telling:
         lit: dict[str, Role] = {reference.key: "fault" if failed else "now"}
         lit["row.data" if row == DATA_ROW else f"row.L{row}"] = "used"
         if step.table == "ept":
-            lit |= {f"gpa.L{step.level}": "now", "by.ept": "used"}
+            lit |= {f"gpa.L{step.level}": "now", f"by.{self.setting.mmu}": "used"}
         lit |= {f"gva.L{row}": "used" if step.table == "ept" else "now"} if row else {}
         if step.table != "ept":
             lit[f"by.{'guest' if self.grid.ept else _only_arrow(self.setting.mmu)}"] = "used"

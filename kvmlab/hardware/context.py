@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from kvmlab.hardware.agile import Shadow, shadow_of
 from kvmlab.hardware.ept import Ept, decode_eptp, decode_ncr3
 from kvmlab.hardware.fields import Switches
 from kvmlab.hardware.formats import Tables, compile_tables, format_named, without_pointers
@@ -33,6 +34,7 @@ class Context:
     root: int
     pdptes: tuple[int, int, int, int] | None  # PAE: where the walk begins instead
     ept: Ept | None
+    shadow: Shadow | None  # agile paging: the tree that the walk begins in
     mode_based: bool
     tag: Tag  # of translations made now
     tags: tuple[Tag, ...]  # of translations that may be used: that one, and global ones
@@ -49,17 +51,22 @@ def context(controls: Controls, vmcs: Vmcs | None, cpu: Processor) -> Context:
     """The context that ``controls`` and ``vmcs`` call for.
 
     Without EPT the tables that the hardware walks inside a VM are the hypervisor's own, so
-    they carry the name "shadow" in records.
+    they carry the name "shadow" in records; so do those that a guest hypervisor built.
     """
     mode, ept = controls.mode, _ept(vmcs, cpu)
     tables = None
     if mode != "none":
         fmt = format_named(mode)
-        if vmcs and ept is None:
+        if vmcs and (ept is None or vmcs.shadowed):
             fmt = replace(fmt, table="shadow")
         tables = compile_tables(fmt, cpu, _switches(controls))
         if mode == "PAE" and controls.pdptes:
             tables = without_pointers(tables)
+    shadow = None
+    if vmcs and vmcs.agile and ept:
+        ept = replace(ept, agile=True)
+        if tables and vmcs.shadow_root is not None:
+            shadow = shadow_of(tables, vmcs.shadow_root)
     pcid = controls.cr3 & PCID if controls.cr4 & CR4_PCIDE else 0
     tag = Tag(vmcs.vpid if vmcs else 0, pcid, ept.root if ept else 0)
     return Context(
@@ -69,6 +76,7 @@ def context(controls: Controls, vmcs: Vmcs | None, cpu: Processor) -> Context:
         root=_root(controls, mode, cpu),
         pdptes=controls.pdptes if mode == "PAE" else None,
         ept=ept,
+        shadow=shadow,
         mode_based=bool(vmcs and vmcs.mode_based_execute),
         tag=tag,
         tags=(tag, tag._replace(pcid=GLOBAL)),
@@ -81,7 +89,7 @@ def context_key(controls: Controls, vmcs: Vmcs | None) -> tuple[object, ...]:
     if vmcs is None:
         return own
     nested = (vmcs.eptp, vmcs.ncr3, vmcs.nested_levels, vmcs.mode_based_execute, id(vmcs.pml))
-    return (*own, vmcs.vpid, *nested)
+    return (*own, vmcs.vpid, *nested, vmcs.agile, vmcs.shadow_root, vmcs.shadowed)
 
 
 def _ept(vmcs: Vmcs | None, cpu: Processor) -> Ept | None:

@@ -135,7 +135,9 @@ class Cpu(Mmu):
             return nested_exit(stop, access.gva, self.context, self.processor)
         self.forget(access.gva, "#PF")
         fault = page_fault(stop, access, self.controls)
-        if self.vmcs and self.vmcs.page_fault_exits(fault.error_code):
+        # Agile paging: a fault in the nested part is the guest's own.
+        own = self.context.shadow is not None and stop.fault.table == "guest"
+        if self.vmcs and not own and self.vmcs.page_fault_exits(fault.error_code):
             return VmExit(ExitReason.EXCEPTION, fault.error_code, access.gva, 0)
         return fault
 

@@ -48,12 +48,13 @@ class Ept:
     root: int
     accessed_dirty: bool
     npt: bool = False
+    agile: bool = False  # agile paging finds written tables by D: reading one is no write
     pml: PageModificationLog | None = None
 
     @property
     def table_access(self) -> int:
         """The rights that a read of a guest table needs here."""
-        return READ | WRITE if self.accessed_dirty else READ
+        return READ | WRITE if self.accessed_dirty and not self.agile else READ
 
 
 def decode_eptp(

@@ -102,6 +102,7 @@ class Tables:
     bad_types: int  # bit n set: the memory type n is illegal in a leaf
     no_rights_level: int  # the level whose entries carry no rights (PAE's PDPTE), or 0
     eager: bool  # set A while descending, as QEMU does
+    switch: int = 0  # agile paging: an upper entry with this bit makes the walk go on nested
 
 
 def compile_tables(fmt: Format, cpu: Processor, switches: Switches | None = None) -> Tables:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from kvmlab.base.tap import Tap
 from kvmlab.hardware import permissions
+from kvmlab.hardware.agile import agile_walk
 from kvmlab.hardware.context import Context, context
 from kvmlab.hardware.ept import Ept, nested
 from kvmlab.hardware.formats import Tables
@@ -139,7 +140,7 @@ class Mmu:
                 return Stop(found)
             mapped, gpa = found, found.address
         final: Mapped | None = None
-        if self.context.ept is not None:
+        if self.context.ept is not None and not self._in_host(mapped):
             reached = yield from self._second_dimension(gpa, self._ept_wants(access.kind, mapped))
             if isinstance(reached, Fault):
                 return Stop(reached, mapped, final=True)
@@ -148,6 +149,10 @@ class Mmu:
         if mapped or final:
             self._fill(access, hpa, mapped, final, controls)
         return hpa
+
+    def _in_host(self, mapped: Mapped | None) -> bool:
+        """Whether agile paging found the page in its shadow tree, so without EPT."""
+        return self.context.shadow is not None and mapped is not None and mapped.table == "shadow"
 
     def _first_dimension(self, tables: Tables, access: Access, controls: Controls) -> Walk:
         """The guest's own tables: walk, judge, set A and D."""
@@ -161,16 +166,21 @@ class Mmu:
             return Fault(table, level, "key", access.gva, rights, kind)
         if not _allowed(controls, rights, access):
             return Fault(table, level, "rights", access.gva, rights, kind)
+        if self.context.shadow and self._in_host(found):
+            tables = self.context.shadow.tables
         refused = yield from mark(tables, found.path, self.ram, write=kind is Kind.WRITE)
         if refused:
             return refused
-        if self.walk_caches:
+        if self.walk_caches and not self.context.shadow:
             self.walk_caches.fill(tables, access.gva, self.context.tag, found, start)
         return found
 
     def _begin(self, gva: int) -> Generator[Record, None, Start | None]:
-        """Where the walk may begin: the deepest upper entry that is cached."""
-        if not self.walk_caches or not self.context.tables:
+        """Where the walk may begin: the deepest upper entry that is cached.
+
+        Agile paging caches none: an entry would have to say which part of the walk it is of.
+        """
+        if not self.walk_caches or not self.context.tables or self.context.shadow:
             return None
         start = self.walk_caches.longest(self.context.tables, gva, self.context.tag)
         yield WalkCacheLookup(gva, start.level if start else 0)
@@ -183,6 +193,8 @@ class Mmu:
         assert tables is not None  # noqa: S101  the caller looked
         if first is None:
             return Fault(tables.format.table, tables.format.levels, "absent", gva, 0, 0)
+        if ctx.shadow:
+            return (yield from agile_walk(ctx.shadow, tables, gva, self.ram, self._table_page))
         locate = self._table_page if ctx.ept else None
         return (yield from walk(tables, first, gva, self.ram, locate, start))
 

@@ -27,6 +27,7 @@ class Verdict(Enum):
     LEAF = "leaf"
     ABSENT = "absent"
     RESERVED = "reserved"
+    SWITCH = "switch"  # agile paging: the walk goes on nested
 
 
 @dataclass(slots=True)

@@ -37,6 +37,9 @@ class Vmcs:
     eptp: int | None = None  # None: EPT is off
     ncr3: int | None = None  # AMD: nested paging with this root
     nested_levels: int = 4  # AMD: levels of the nested tables
+    agile: bool = False  # agile paging (agile.py), which needs EPT
+    shadow_root: int | None = None  # its third root, walked in place of CR3; None: nested only
+    shadowed: bool = False  # CR3 names a hypervisor's tables, so records call them "shadow"
     mode_based_execute: bool = False
     pml: PageModificationLog | None = None
     page_fault_exiting: bool = False  # exception bitmap, bit 14

@@ -33,11 +33,16 @@ from kvmlab.hardware.records import (
 
 @dataclass(slots=True)
 class Start:
-    """A walk begins below an upper entry that a paging-structure cache holds."""
+    """A walk begins below an upper entry: one in a paging-structure cache, or a switching one."""
 
-    level: int  # of the cached entry
+    level: int  # of that entry
     base: int
     rights: int
+
+
+@dataclass(slots=True)
+class Switched(Mapped):
+    """A walk met a switching entry (agile paging): ``address`` is the next table, in the host."""
 
 
 Record = Step | AccessedDirty | PmlLogged | WalkCacheLookup | NestedTlbLookup
@@ -83,6 +88,9 @@ def walk(
             rights &= entry_rights(tables, entry)
         if verdict is Verdict.LEAF:
             break
+        if verdict is Verdict.SWITCH:
+            base = entry & row.table_address
+            return Switched(fmt.table, base, row.shift, rights, entry, path)
         if tables.eager and (refused := (yield from mark(tables, path[-1:], ram, write=False))):
             return refused
         base = entry & row.table_address
@@ -104,7 +112,9 @@ def judge(tables: Tables, row: Row, entry: int) -> Verdict:
             return Verdict.RESERVED
         if leaf and tables.bad_types >> (entry >> 3 & 7) & 1:
             return Verdict.RESERVED
-    return Verdict.LEAF if leaf else Verdict.TABLE
+    if leaf:
+        return Verdict.LEAF
+    return Verdict.SWITCH if entry & tables.switch else Verdict.TABLE
 
 
 def entry_rights(tables: Tables, entry: int) -> int:

@@ -38,7 +38,8 @@ class ShadowPageZapped:
 
     gfn: int
     level: int
-    why: str  # "flooded", "misaligned", "recycled", "slot" (gone), "unsync" (below one that went)
+    # "flooded", "misaligned", "recycled", "slot" (gone), "unsync" (below one that went), "switched"
+    why: str
 
 
 @dataclass(slots=True)
@@ -74,6 +75,15 @@ class UnsyncEnded:
 
     gfn: int
     why: str  # "synced" or "zapped"
+
+
+@dataclass(slots=True)
+class ModeSwitched:
+    """Agile paging: a guest table, with all below it, is walked nested now, or shadowed again."""
+
+    gfn: int
+    level: int
+    mode: str  # "nested" or "shadow"
 
 
 @dataclass(slots=True)

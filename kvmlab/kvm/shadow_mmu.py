@@ -71,7 +71,7 @@ class ShadowMmu:
         self.pages = pages or ShadowPages(vm, policy, vm.flushes)
         self.pages.roots.append(self._roots)
         sptes = Sptes(self.pages, policy, vm.flushes)
-        parts = Parts(vm, policy, vm.flushes, self._walk, self.pages, sptes)
+        self._parts = parts = Parts(vm, policy, vm.flushes, self._walk, self.pages, sptes)
         self._sync = Sync(parts)
         self._maker = RootMaker(guest, parts, self._sync)
         self._fetch = Fetch(parts, self._sync)
@@ -227,14 +227,19 @@ class ShadowMmu:
 
     # -- roots and invalidation ---------------------------------------------------------
 
-    def _load_root(self) -> Root:
-        """Arm the shadow root of the guest's registers: one at hand, or one looked up or made."""
+    def _shadow_root(self) -> Root:
+        """The shadow root of the guest's registers: one at hand, or one looked up or made."""
         key = self._maker.key()
         root = self._roots.switch(key)
         if root is None:
             root = self._maker.make(key)
             self._roots.load(root)
             self._sync_root(root)
+        return root
+
+    def _load_root(self) -> Root:
+        """Arm the shadow root of the guest's registers."""
+        root = self._shadow_root()
         arm_registers(self._vmcs.guest, self._guest, root)
         self._arm_page_faults()
         return root

@@ -5,6 +5,7 @@ of the guest table and its role.  The same table reached with other upper rights
 again.  Linux, Documentation/virt/kvm/x86/mmu.rst and arch/x86/kvm/mmu/mmu.c.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ class ShadowPages:
         self._by_gfn: dict[int, list[ShadowPage]] = {}  # of shadowed guest tables
         self._by_hpa: dict[int, ShadowPage] = {}
         self._unsync: dict[ShadowPage, None] = {}
+        self.on_protect: list[Callable[[int], None]] = []  # told of frames that become tables
         self._rmap: dict[int, set[Slot]] = {}  # first gfn of a leaf -> the leaves that map it
 
     def __len__(self) -> int:
@@ -250,7 +252,7 @@ class ShadowPages:
         dropped = False
         for gfn in [one for one in self._rmap if one <= last]:
             for slot in list(self._rmap[gfn]):
-                if gfn + covered(slot.page.role.level) > first:
+                if gfn + self._frames(slot) > first:
                     dropped |= self.drop(slot)
         return dropped
 
@@ -269,11 +271,26 @@ class ShadowPages:
         for order in (9, 18):
             first = gfn >> order << order
             for slot in list(self._rmap.get(first, ())):
-                if slot.page.role.level == order // 9 + 1:
+                if self._frames(slot) == 1 << order:
                     changed += self.drop(slot)
         self._vm.tap(WriteProtected(gfn, changed))
         if changed:
             self._flushes.request("write protection")
+        for tell in self.on_protect:
+            tell(gfn)
+
+    def leaves_of(self, gfn: int) -> list[Slot]:
+        """Every leaf that maps ``gfn``, alone or in a large page."""
+        found = dict.fromkeys(self._rmap.get(gfn, ()))
+        for level in (2, 3):
+            slots = self._rmap.get(gfn & ~(covered(level) - 1), ())
+            found |= dict.fromkeys(one for one in slots if self._frames(one) == covered(level))
+        return list(found)
+
+    def _frames(self, slot: Slot) -> int:
+        """How many frames a leaf maps; a switching entry of agile paging leads to one table."""
+        level = slot.page.role.level
+        return covered(level) if level == 1 or self.read(slot) & PS else 1
 
     def _write(self, slot: Slot, gfn: int, spte: int) -> None:
         self._vm.ram.store(slot.hpa, spte)

@@ -53,7 +53,7 @@ class Vm:
         if self.slots.set_region(slot, gpa, size, hva, flags):
             for drop in self.on_slot_gone:
                 drop()
-            self._go_on()
+            self.go_on()
 
     def _host_takes(self, start: int, end: int) -> None:
         """HVAs are about to lose their frames: what depends on them goes (MMU notifier)."""
@@ -61,9 +61,9 @@ class Vm:
             for gpas in [slot.gpas(start, end) for slot in self.slots]:
                 for drop in self.on_unmap if gpas else ():
                     drop(gpas)
-        self._go_on()
+        self.go_on()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """The host changed something: its virtual CPUs do what that asks of them, at once.
 
         What the host does between two exits it does in the thread of the virtual CPU that exited

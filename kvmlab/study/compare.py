@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 from kvmlab.base.addresses import PAGE_SIZE, parse_size
 from kvmlab.base.errors import BadChoice, TraceError
 from kvmlab.kvm.policy import NAIVE
-from kvmlab.machine import MMUS, Machine
+from kvmlab.machine import DESIGNS, MMUS, Machine
 from kvmlab.study.counters import TABLES, Counters, Tally
 from kvmlab.study.replay import accesses, guest_memory_for, replay
 from kvmlab.workloads.trace import Trace
@@ -111,8 +111,8 @@ def study(trace: Trace, mmu: str, **options: Unpack[Options]) -> Study:
     Between two yields nothing runs, so a caller can show progress, do other work, or stop by
     asking for no more.  Raises `BadChoice` and `TraceError` at once.
     """
-    if mmu not in MMUS:
-        raise BadChoice(f"design {mmu!r} is unknown; choose from {', '.join(MMUS)}")
+    if mmu not in DESIGNS:
+        raise BadChoice(f"design {mmu!r} is unknown; choose from {', '.join(DESIGNS)}")
     if not len(trace):
         raise TraceError(f"trace {trace.name!r} has no records to replay")
     return _study(trace, mmu, options)

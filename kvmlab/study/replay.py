@@ -18,7 +18,7 @@ from kvmlab.machine import Machine
 from kvmlab.workloads.trace import Trace
 
 STRIDE = 5_000
-"""Accesses between two reports of progress: a tenth of a second or so."""
+"""Accesses between two reports of progress, a tenth of a second or so, and between two ticks."""
 
 LEAST_GUEST_MEMORY = 64 << 20
 
@@ -98,4 +98,5 @@ def replay(machine: Machine, what: Accesses, page: str | int = "4K") -> Generato
         kinds, addresses_ = what.kinds[part].tolist(), what.addresses[part].tolist()
         for kind, gva in zip(kinds, addresses_, strict=True):
             touch(gva, kind_of[kind])
+        machine.tick()
         yield start + len(kinds)

@@ -102,7 +102,7 @@ def test_a_bad_trace_is_one_line_and_status_2(capsys, tmp_path, contents, compla
         (["absent.lackey"], "absent.lackey"),
         (["sort", "--limit", "0"], "write 1 or more"),
         (["sort", "--limit", "many"], "'many' is no number"),
-        (["sort", "--mmu", "npt"], "native"),
+        (["sort", "--mmu", "tdp"], "native"),
         ([], "TRACE"),
     ],
 )

@@ -112,7 +112,7 @@ def test_everything_in_the_table_is_whole(capsys, arguments):
     [
         (["--mmu", "native", "--host-page", "4K"], "native paging has none"),
         (["--mmu", "native", "--host-levels", "4"], "native paging has none"),
-        (["--mmu", "npt"], "npt"),
+        (["--mmu", "tdp"], "tdp"),
         (["--guest-levels", "6"], "6"),
         (["--guest-page", "8M"], "8M"),
         (["--guest-page", "4M"], "4M is no page size of 4-level paging; there are 4K, 2M, 1G"),

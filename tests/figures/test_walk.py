@@ -259,8 +259,8 @@ def test_a_non_canonical_address_reads_no_entry(chain):
 
 
 def test_an_unknown_design_is_refused(nested, chain):
-    with pytest.raises(BadChoice, match="no picture for 'npt'"):
-        walk_scene(nested(), Setting("npt", {"guest": "4-level"}, chain))
+    with pytest.raises(BadChoice, match="no picture for 'tdp'"):
+        walk_scene(nested(), Setting("tdp", {"guest": "4-level"}, chain))
 
 
 def test_a_scene_is_plain_data(nested, ept):

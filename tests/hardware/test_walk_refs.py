@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmlab.hardware.agile import SWITCH, agile_walk, shadow_of
 from kvmlab.hardware.ept import Ept, nested
 from kvmlab.hardware.formats import compile_tables, format_named, without_pointers
 from kvmlab.hardware.processor import Processor
@@ -31,13 +32,13 @@ class Builder:
         self.next += 0x1000
         return self.next - 0x1000
 
-    def map(self, fmt, root, address, page, shift, flags):
+    def map(self, fmt, root, address, page, shift, flags, large=0x80):
         table, at = root, 12 + sum(fmt.index_bits)
         for bits in fmt.index_bits:
             at -= bits
             slot = table + (address >> at & (1 << bits) - 1) * fmt.entry_bytes
             if at == shift:
-                self.write(slot, page | flags | (0x80 if shift > 12 else 0), fmt.entry_bytes)
+                self.write(slot, page | flags | (large if shift > 12 else 0), fmt.entry_bytes)
                 return
             if slot not in self.entries:
                 self.entries[slot] = self.frame()
@@ -124,12 +125,56 @@ def test_nested_walk_reads_as_many_entries_as_the_table_says(row):
     assert [s.table for s in steps] == pattern * levels  # the order that artifacts print
 
 
+AGILE = [r for r in ROWS if r["mode"] == "agile paging"]
+
+
+@pytest.mark.parametrize("row", AGILE, ids=str)
+def test_agile_walk_reads_as_many_entries_as_the_table_says(row):
+    """The upper ``shadow_levels`` from a shadow tree, the others nested; a note: no third root."""
+    ram, depth = Ram(1 << 34), row["shadow_levels"]
+    fmt, ept_format = format_named(FORMATS[row["guest"]]), format_named(HOSTS[row["host"]])
+    guest = Builder(store(ram, HOST_OFFSET))
+    cr3 = guest.frame()
+    guest.map(fmt, cr3, GVA, DATA, 12, 0x7)
+    chain = [cr3, *guest.entries.values()]  # the guest's tables from the top down
+    host = Builder(store(ram, 0))
+    eptp, shadow = host.frame(), host.frame()
+    for gpa in [*range(0, guest.next, 0x1000), DATA + GVA % 0x1000]:
+        host.map(ept_format, eptp, gpa & ~0xFFF, (gpa & ~0xFFF) + HOST_OFFSET, 12, 0x37)
+    root, tables = shadow, compile_tables(fmt, Processor())
+    if depth == fmt.levels:
+        host.map(fmt, shadow, GVA, DATA + HOST_OFFSET, 12, 0x7)
+    elif depth:
+        at = 12 + 9 * (fmt.levels - depth)
+        host.map(fmt, shadow, GVA, chain[depth] + HOST_OFFSET, at, 0x7 | SWITCH, large=0)
+    else:
+        root = cr3 + HOST_OFFSET | SWITCH
+    ept = Ept(compile_tables(ept_format, Processor()), eptp, accessed_dirty=True, agile=True)
+
+    def locate(gpa):
+        return nested(ept, ram, gpa, ept.table_access)
+
+    if "note" in row:
+        steps, found = drain(walk(tables, cr3, GVA, ram, locate))
+    else:
+        steps, found = drain(agile_walk(shadow_of(tables, root), tables, GVA, ram, locate))
+    last = []
+    if found.table == "guest":
+        last, found = drain(nested(ept, ram, found.address, READ))
+    assert found.address == DATA + GVA % 0x1000 + HOST_OFFSET
+    assert len(steps) + len(last) == row["expect"]
+    assert sum(one.table == "shadow" for one in steps) == depth
+
+
 @pytest.mark.parametrize(
     "mmu, page, references",
     [
         ("native", "4K", 4),
         ("ept", "4K", 24),
         ("shadow", "4K", 4),
+        ("npt", "4K", 24),
+        ("agile", "4K", 4),
+        ("agile", "2M", 3),
         ("native", "2M", 3),
         ("ept", "2M", 15),
         ("shadow", "2M", 3),

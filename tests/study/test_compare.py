@@ -150,8 +150,8 @@ def test_five_levels_read_more():
 
 def test_an_unknown_design_is_refused_before_anything_runs():
     told = []
-    with pytest.raises(BadChoice, match="'npt'"):
-        compare(pages(1), ("ept", "npt"), lambda *heard: told.append(heard))
+    with pytest.raises(BadChoice, match="'tdp'"):
+        compare(pages(1), ("ept", "tdp"), lambda *heard: told.append(heard))
     assert told == []
 
 
