@@ -134,7 +134,8 @@ def test_other_guest_formats_agree_with_native_too(shape, operations):
     ]
     options = {"guest_levels": levels, "guest_page": page}
     native, _ = run("native", operations, **options)
-    for mmu, policy in DESIGNS:
+    able = [one for one in DESIGNS if one[0] != "agile" or levels > 3]
+    for mmu, policy in able:
         seen, machine = run(mmu, operations, **options, **policy)
         assert seen == native, (mmu, policy)
         check_no_stale_translation(machine)
