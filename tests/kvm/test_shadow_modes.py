@@ -1,5 +1,7 @@
 """Every paging mode of a guest is shadowed: 32-bit, PAE, none at all, and the ways between."""
 
+import contextlib
+
 import pytest
 
 from kvmlab.hardware.cpu import Cpu
@@ -22,6 +24,7 @@ from kvmlab.host.kernel import Host
 from kvmlab.kvm.policy import POLICIES, TODAY
 from kvmlab.kvm.records import ShadowPageMade, ShadowPageZapped
 from kvmlab.kvm.shadow_mmu import ShadowMmu
+from kvmlab.kvm.shadow_pages import Slot
 from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
 
@@ -316,3 +319,89 @@ def test_today_keeps_no_previous_root_of_a_guest_of_32_bits():
     mov_cr3(guest.cpu, PDPT)
     assert len(guest.made()) == made  # its pages were still there
     assert guest.reads(0) == DATA
+
+
+# ----- CR0.WP clear, and the cache of roots ---------------------------------------------------
+
+PML4, PDPT4, LONG_PD, LONG_PT = 0xB000, 0xC000, 0xD000, 0xE000
+LONG_WORDS = {
+    PML4: PDPT4 | TABLE,
+    PDPT4: LONG_PD | TABLE,
+    LONG_PD: LONG_PT | TABLE,
+    LONG_PT: DATA | USER_PAGE & ~RW,
+}
+LONG_BOOT = {"cr3": PML4, "cr4": CR4_PAE, "efer": EFER_LME | EFER_LMA}
+
+
+def long_guest(cr0=ON, cr4=0, policy="today", words=()):
+    boot = Controls(**{**LONG_BOOT, "cr0": cr0, "cr4": CR4_PAE | cr4})
+    return Guest(boot, {**LONG_WORDS, **dict(words)}, policy=policy)
+
+
+def rights(guest):
+    """W, U and XD of the leaf of address 0."""
+    page = guest.vcpu.mmu._roots.current.page(0)
+    while page.role.level > 1:
+        page = guest.pages.child(Slot(page, 0))
+    spte = guest.pages.read(Slot(page, 0))
+    return bool(spte & RW), bool(spte & US), bool(spte >> 63)
+
+
+@pytest.mark.parametrize("smep", [0, CR4_SMEP])
+@pytest.mark.parametrize("policy", ALL)
+def test_with_wp_clear_a_read_only_user_page_is_the_kernels_to_write_or_the_users_to_read(
+    policy, smep
+):
+    """The hardware has WP set.  Documentation/virt/kvm/x86/mmu.rst, "Emulating cr0.wp"."""
+    guest = long_guest(cr4=smep, policy=policy)
+    for value in range(3):
+        guest.cpu.store(0, value)
+        assert rights(guest) == (True, False, bool(smep))
+        assert guest.reads(0) == value
+        assert rights(guest) == (False, True, False)
+    guest.cpu.cpl = 3
+    with pytest.raises(StopIteration):
+        guest.cpu.store(0, 1)
+    assert guest.faults == [PageFault(0, 7, Kind.WRITE, user=True)]
+
+
+def test_a_change_of_wp_is_another_tree_and_back_is_the_first_one():
+    guest = long_guest()
+    guest.cpu.store(0, 1)
+    for cr0 in (ON | CR0_WP, ON, ON | CR0_WP):
+        made = len(guest.made())
+        mov_cr0(guest.cpu, cr0)
+        with contextlib.suppress(StopIteration):
+            guest.cpu.store(0, 2)
+        assert bool(guest.faults) == bool(cr0 & CR0_WP)
+        guest.faults.clear()
+        guest.reads(0)
+        new = len(guest.made()) - made
+        assert new == (4 if made == 4 else 0)  # each of the four tables, the first time only
+
+
+def test_roots_at_hand_are_told_apart_by_cr3_and_role():
+    """is_root_usable(): the same CR3 with another role is another root."""
+    other = {0xF000: PDPT4 | TABLE}
+    guest = long_guest(words=other)
+    roots = guest.vcpu.mmu._roots
+    first = roots.current
+    mov_cr0(guest.cpu, ON | CR0_WP)
+    second = roots.current
+    assert (first.key.cr3, first.pages[0]) != (second.key.cr3, second.pages[0])
+    mov_cr3(guest.cpu, 0xF000)
+    assert len(roots._roots) == 3
+    mov_cr3(guest.cpu, PML4)
+    assert roots.current is second
+    mov_cr0(guest.cpu, ON)
+    assert roots.current is first
+    mov_cr4(guest.cpu, CR4_PAE | CR4_SMEP)  # flushes, so nothing may stay behind unsynced
+    assert len(roots._roots) == 1
+
+
+def test_today_has_three_previous_roots_of_a_long_mode_guest():
+    others = {0x1_0000 + 0x1000 * n: PDPT4 | TABLE for n in range(5)}
+    guest = long_guest(words=others)
+    for cr3 in others:
+        mov_cr3(guest.cpu, cr3)
+    assert [one.key.cr3 for one in guest.vcpu.mmu._roots._roots] == [*others][:0:-1]
