@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kvmlab.base.errors import BadChoice
 from kvmlab.cli import DESIGNS, argument
+from kvmlab.cli._costs import add_cost_arguments, prices
 
 if TYPE_CHECKING:
     from kvmlab.study.compare import Progress, Row
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=argument(parse_limit), metavar="N", help="only the first N records"
     )
+    add_cost_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -57,11 +59,12 @@ def run(args: argparse.Namespace) -> int:
     from kvmlab.machine import MMUS
     from kvmlab.study.compare import compare
 
+    table = prices(args)
     trace = read(args.trace)
     part = trace if args.limit is None else trace.head(args.limit)
     mmus = list(dict.fromkeys(args.mmu or MMUS))
     with bar(mmus) as progress:
-        rows = compare(part, mmus, progress, policy=args.policy)
+        rows = compare(part, mmus, progress, table, policy=args.policy)
     if args.json:
         print(json.dumps([row.to_json() for row in rows], indent=2))
     else:

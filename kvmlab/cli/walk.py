@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kvmlab.base.addresses import is_canonical, parse_address
 from kvmlab.base.errors import BadAddress, BadChoice
 from kvmlab.cli import DESIGNS, argument
+from kvmlab.cli._costs import add_cost_arguments, prices
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kvmlab.figures.scene import Scene
     from kvmlab.figures.walk import Setting
     from kvmlab.study.access import Recorded, Request
+    from kvmlab.study.costs import CostTable
 
 HELP = "Print one translation step by step, from a cold TLB."
 GUEST_PAGES = ("4K", "2M", "4M", "1G")
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the address that a program of the guest reads (default: 0x7f1234567ab8, or "
         "0xb7123ab8 with 2 or 3 guest levels)",
     )
+    add_cost_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -62,12 +65,13 @@ def run(args: argparse.Namespace) -> int:
     from kvmlab.figures.walk import Setting, read_walk
     from kvmlab.study.access import first_access
 
+    table = prices(args)
     recorded = first_access(request(args))
     setting = Setting.of(recorded.machine, recorded.gva)
     if args.json:
-        print(json.dumps(as_json(read_walk(recorded.records, setting), setting), indent=2))
+        print(json.dumps(as_json(read_walk(recorded.records, setting), setting, table), indent=2))
     else:
-        show(recorded, setting)
+        show(recorded, setting, table)
     return 0
 
 
@@ -93,7 +97,7 @@ def request(args: argparse.Namespace) -> "Request":
     )
 
 
-def as_json(walk: "Walk", setting: "Setting") -> dict[str, Any]:
+def as_json(walk: "Walk", setting: "Setting", table: "CostTable") -> dict[str, Any]:
     """The walk as plain data; the keys are an interface that others build on."""
     steps = [
         {
@@ -112,6 +116,8 @@ def as_json(walk: "Walk", setting: "Setting") -> dict[str, Any]:
         **{name: text and text.replace("_", "") for name, text in addresses(setting).items()},
         "outcome": walk.outcome,
         "references": len(steps),
+        "cycles": table.references(walk.levels),
+        "costs": {"model": table.name, "edited": dict(table.edited)},
         "steps": steps,
     }
 
@@ -124,11 +130,12 @@ def addresses(setting: "Setting") -> dict[str, str | None]:
     return {name: None if value is None else hex_text(value) for name, value in found.items()}
 
 
-def show(recorded: "Recorded", setting: "Setting") -> None:
+def show(recorded: "Recorded", setting: "Setting", table: "CostTable") -> None:
     """Print the chain, what happened once before the walk, and the walk."""
     from rich.console import Console
     from rich.text import Text
 
+    from kvmlab.figures.modes import costs_text
     from kvmlab.figures.touch import touch_steps
     from kvmlab.figures.walk import read_walk, summary, walk_scene
     from kvmlab.text import say
@@ -146,6 +153,8 @@ def show(recorded: "Recorded", setting: "Setting") -> None:
     scene = walk_scene(records, setting)
     console.print(grid(scene))
     console.print(Text(say("walk.convention")))
+    cycles = table.references(read_walk(records, setting).levels)
+    console.print(Text(say("walk.cycles", number=f"{cycles:,}", costs=costs_text(table))))
 
 
 def grid(scene: "Scene") -> "Table":

@@ -65,6 +65,11 @@ class Walk:
         return Counter(one.step.table for one in self.references)
 
     @property
+    def levels(self) -> Counter[tuple[str, int]]:
+        """References by table and level of the entry that was read."""
+        return Counter((one.step.table, one.step.level) for one in self.references)
+
+    @property
     def outcome(self) -> str:
         """``mapped``, or the kind of event that ended the attempt."""
         if isinstance(self.end, PageFault):

@@ -11,6 +11,7 @@ from typing import Literal
 
 from kvmlab.figures.scene import Table
 from kvmlab.study.compare import Row
+from kvmlab.study.costs import CostTable
 from kvmlab.study.counters import DEEDS, TABLES
 from kvmlab.text import say
 
@@ -135,15 +136,27 @@ def _quantities(rows: Sequence[Row]) -> Iterator[tuple[str, list[int]]]:
     peak = [row.shadow_bytes_peak for row in rows]
     if any(peak):
         yield say("modes.row.bytes.peak"), peak
+    cycles = [row.cycles for row in rows]
+    yield say("modes.row.cycles.walks"), [one.walks for one in cycles]
+    yield say("modes.row.cycles.exits"), [one.total - one.walks for one in cycles]
+    yield say("modes.row.cycles"), [one.total for one in cycles]
 
 
 def caption(rows: Sequence[Row]) -> str:
     """What was run, how references are counted, and the shadow policy if one was at work."""
     parts = [_run(rows[0])] if rows else []
     parts.append(say("modes.convention"))
+    parts += [say("modes.costs", costs=costs_text(rows[0].prices))] if rows else []
     policies = dict.fromkeys(row.policy for row in rows if row.mmu == "shadow")
     parts += [say(f"modes.policy.{name}") for name in policies]
     return " ".join(parts)
+
+
+def costs_text(prices: CostTable) -> str:
+    """Which table of costs was used, and what was changed in it."""
+    edited = ", ".join(f"{row} = {number(cycles)}" for row, cycles in prices.edited.items())
+    key = "costs.edited" if edited else "costs.model"
+    return say(key, model=prices.name, summary=prices.summary, edited=edited)
 
 
 def _run(row: Row) -> str:

@@ -5,13 +5,14 @@ what spawning it cost, are not counted.
 """
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
 from kvmlab.base.addresses import PAGE_SIZE, parse_size
 from kvmlab.base.errors import BadChoice, TraceError
 from kvmlab.kvm.policy import NAIVE
 from kvmlab.machine import DESIGNS, MMUS, Machine
+from kvmlab.study.costs import GRADED, CostTable, Cycles
 from kvmlab.study.counters import TABLES, Counters, Tally
 from kvmlab.study.replay import accesses, guest_memory_for, replay
 from kvmlab.workloads.trace import Trace
@@ -48,17 +49,22 @@ class Row:
     table_bytes: dict[str, int]  # when the program ended
     shadow_bytes_peak: int
     policy: str = NAIVE.name  # of the shadow MMU (kvm/policy.py); other designs have none
+    prices: CostTable = GRADED
 
     @property
     def total(self) -> Tally:
         """Program and guest kernel together."""
         return self.program + self.kernel
 
+    @property
+    def cycles(self) -> Cycles:
+        """What references and exits come to, by the row's table of costs."""
+        return self.prices.cycles(self.total)
+
     def to_json(self) -> dict[str, Any]:
         """The row as plain data; the keys are an interface that others build on.
 
-        There is no ``cycles``: nothing here has a table of what each event costs, and a sum of
-        events without one would be no measurement.
+        ``cycles`` are those of ``prices``, the model and what was edited in it (study/costs.py).
         """
         return {
             "trace": self.trace,
@@ -68,6 +74,13 @@ class Row:
             **costs(self.total),
             "table_bytes": {table: self.table_bytes.get(table, 0) for table in TABLES},
             "shadow_bytes_peak": self.shadow_bytes_peak,
+            "cycles": self.cycles.total,
+            "cycles_of": {
+                "references": self.cycles.references,
+                "cached": self.cycles.cached,
+                "exits": self.cycles.exits,
+            },
+            "costs": {"model": self.prices.name, "edited": dict(self.prices.edited)},
             "policy": self.policy if self.mmu == "shadow" else None,
             "program": costs(self.program),
             "kernel": costs(self.kernel),
@@ -94,15 +107,18 @@ def compare(
     trace: Trace,
     mmus: Iterable[str] = MMUS,
     progress: Progress | None = None,
+    prices: CostTable = GRADED,
     **options: Unpack[Options],
 ) -> list[Row]:
-    """One row a design, in the order of ``mmus``; ``options`` go to `Machine`.
+    """One row a design, in the order of ``mmus``, at ``prices``.
+
+    ``options`` go to `Machine`.
 
     Raises `BadChoice` for an unknown design and `TraceError` for a trace without records,
     before anything runs.
     """
     runs = [(mmu, study(trace, mmu, **options)) for mmu in mmus]
-    return [_finish(mmu, run, progress) for mmu, run in runs]
+    return [replace(_finish(mmu, run, progress), prices=prices) for mmu, run in runs]
 
 
 def study(trace: Trace, mmu: str, **options: Unpack[Options]) -> Study:

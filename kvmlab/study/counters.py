@@ -10,7 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvmlab.hardware.records import PageFault, Step, TlbLookup, VmEntry, VmExit
+from kvmlab.hardware.records import (
+    NestedTlbLookup,
+    PageFault,
+    Step,
+    TlbLookup,
+    VmEntry,
+    VmExit,
+    WalkCacheLookup,
+)
 from kvmlab.kvm.records import (
     Reflected,
     ShadowPageMade,
@@ -35,6 +43,8 @@ class Tally:
     references: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
     exits: Counter[tuple[str, str]] = field(default_factory=Counter)  # (reason, deed)
     page_faults: int = 0
+    levels: Counter[tuple[str, int]] = field(default_factory=Counter)  # references, (table, level)
+    cached: int = 0  # hits of paging-structure caches and of the nested TLB
 
     @property
     def all_references(self) -> int:
@@ -69,6 +79,8 @@ class Tally:
             {table: n + other.references[table] for table, n in self.references.items()},
             self.exits + other.exits,
             self.page_faults + other.page_faults,
+            self.levels + other.levels,
+            self.cached + other.cached,
         )
 
 
@@ -85,6 +97,8 @@ class Counters:
         self._on: dict[type, Callable[[Any], None]] = {
             TlbLookup: self._lookup,
             Step: self._step,
+            WalkCacheLookup: self._walk_cache,
+            NestedTlbLookup: self._nested_tlb,
             PageFault: self._page_fault,
             VmExit: self._exit,
             VmEntry: self._entry,
@@ -123,6 +137,13 @@ class Counters:
 
     def _step(self, record: Step) -> None:
         self._side.references[record.table] += 1
+        self._side.levels[record.table, record.level] += 1
+
+    def _walk_cache(self, record: WalkCacheLookup) -> None:
+        self._side.cached += record.level > 0
+
+    def _nested_tlb(self, record: NestedTlbLookup) -> None:
+        self._side.cached += record.hit
 
     def _page_fault(self, _record: PageFault) -> None:
         self._side.page_faults += 1

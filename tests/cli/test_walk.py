@@ -5,8 +5,10 @@ import json
 import pytest
 
 from kvmlab import cli
+from kvmlab.machine import DESIGNS
 
-KEYS = ["mmu", "gva", "gpa", "hva", "hpa", "outcome", "references", "steps"]
+KEYS = ["mmu", "gva", "gpa", "hva", "hpa", "outcome", "references"]
+KEYS += ["cycles", "costs", "steps"]
 STEP_KEYS = ["n", "table", "level", "index", "entry_hpa", "entry", "verdict"]
 
 
@@ -37,6 +39,10 @@ def walked(capsys, *arguments):
         (["--mmu", "ept", "--guest-page", "1G", "--host-page", "1G"], 8),
         (["--mmu", "ept", "--guest-levels", "5", "--host-levels", "5"], 35),
         (["--mmu", "ept", "--guest-levels", "5"], 29),
+        (["--mmu", "npt"], 24),
+        (["--mmu", "npt", "--guest-levels", "2"], 14),
+        (["--mmu", "agile"], 4),
+        (["--mmu", "agile", "--guest-page", "2M", "--host-page", "2M"], 3),
         (["--mmu", "native", "--guest-levels", "2"], 2),
         (["--mmu", "native", "--guest-levels", "2", "--guest-page", "4M"], 1),
         (["--mmu", "native", "--guest-levels", "3"], 2),
@@ -123,6 +129,9 @@ def test_everything_in_the_table_is_whole(capsys, arguments):
         (["--guest-levels", "3", "--gva", "7f1234567ab8"], "does not fit in the 32 bits of PAE"),
         (["--gva", "0x800000000000"], "not canonical"),
         (["--gva", "zz"], "hex digits"),
+        (["--costs", "free"], "choose one of graded"),
+        (["--cost", "exit"], "ROW=CYCLES"),
+        (["--cost", "coffee=3"], "'coffee'"),
         (["--gva", "0x10000000000000000"], "hex digits"),
     ],
 )
@@ -160,3 +169,18 @@ def test_the_register_of_a_pae_guest_is_told_and_not_counted(capsys):
 def test_a_design_has_the_name_that_it_has_in_the_labs(capsys, mmu, name):
     _, out, _ = run(capsys, "--mmu", mmu)
     assert out.startswith(f"{name}: 4 references")
+
+
+def test_cycles_are_those_of_the_cost_model_that_is_named(capsys):
+    assert walked(capsys)["cycles"] == 6 * (54 + 14 + 4 + 4)
+    found = walked(capsys, "--costs", "dram", "--cost", "reference.1=300")
+    assert found["cycles"] == 18 * 200 + 6 * 300
+    assert found["costs"] == {"model": "dram", "edited": {"reference.1": 300}}
+    _, out, _ = run(capsys, "--costs", "l1", "--cost", "reference.1=5")
+    assert "102 cycles" in out
+    assert "“l1”" in out
+    assert "reference.1 = 5" in " ".join(out.split())
+
+
+def test_the_designs_offered_are_those_of_the_machine():
+    assert cli.DESIGNS == DESIGNS
