@@ -104,12 +104,27 @@ class Memory:
         A page first touched by a write is born dirty.  (Linux maps its one zero page for a
         first touch that reads; here it gets a page of its own.)
         """
+        if vma.shift > PAGE_SHIFT:
+            self._retract(process, vma, gva)
         frame = self._frames.alloc(vma.shift - PAGE_SHIFT)
         flags = USER | ACCESSED | (WRITABLE if vma.write else 0)
         flags |= DIRTY if write else 0
         flags |= 0 if vma.execute or self._tables.format.entry_bytes == 4 else NX
         self._tables.map(process.root, gva, frame, vma.shift, flags)
         self._tap(DemandFault(process.name, gva, frame, vma.shift))
+
+    def _retract(self, process: Process, vma: Vma, gva: int) -> None:
+        """Free the empty table that small pages left where a large one is to be.
+
+        Linux frees such tables when the small pages are unmapped (free_pgtables).
+        """
+        leaf = self._tables.level_of(vma.shift)
+        if found := self._tables.table_at(process.root, gva, leaf):
+            slot, table = found
+            self._change(process, gva, slot, 0)
+            entries = self._tables.entries(leaf - 1)
+            for one, _level in self._tables.tables_below(table, leaf - 1, entries):
+                self._frames.free_table(one)
 
     def write_protected(self, process: Process, vma: Vma, gva: int) -> bool:
         """Serve a write to a page without W that ``vma`` lets be written (do_wp_page).

@@ -103,6 +103,20 @@ class PageTables:
             table = entry & _FRAME
         return None
 
+    def table_at(self, root: int, gva: int, leaf: int) -> tuple[int, int] | None:
+        """The slot that a leaf at level ``leaf`` would take for ``gva`` if a table is there now.
+
+        Returns that slot and the table, or None.
+        """
+        table = root
+        for level in range(self.format.levels, leaf - 1, -1):
+            slot = self.slot(table, gva, level)
+            entry = self.read(slot)
+            if not entry & PRESENT or level == 1 or entry & LARGE:
+                return None
+            table = entry & _FRAME
+        return slot, table
+
     def frame_of(self, entry: int, level: int) -> int:
         """The guest-physical address of the page that a leaf entry at ``level`` maps."""
         return entry & _FRAME & ~((1 << self.shift_of(level)) - 1)

@@ -14,7 +14,7 @@ from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.walker import walk
-from kvmlab.host.records import HostFault, HostTookBack
+from kvmlab.host.records import HostFault, HostMigrated, HostTookBack
 from kvmlab.linux.buddy import Buddy
 
 _MMAP_BASE = 0x7F5A_0000_0000  # where mmap starts to place areas; areas grow upwards from here
@@ -98,6 +98,30 @@ class AddressSpace:
             self._ram.discard(one)
         self._buddy.free(pfn, shift - PAGE_SHIFT)
         self._tap(HostTookBack(hva, found.address, shift))
+
+    def migrate(self, hva: int) -> int:
+        """Move the page of ``hva`` to another frame; returns where it is now.
+
+        Compaction and NUMA balancing do so (Linux, mm/migrate.c).  Notifiers are told first, as
+        by `madvise_dontneed`.  Raises `BadAddress` if nothing backs ``hva``.
+        """
+        found = self.translate(hva)
+        if found is None:
+            raise BadAddress(f"HVA {hva:#x} is not backed: there is no page to migrate")
+        size = 1 << found.shift
+        first, old = hva & -size, found.address & -size
+        for tell in self.notifiers:
+            tell(first, first + size)
+        new = self._buddy.alloc(found.shift - PAGE_SHIFT) << PAGE_SHIFT
+        for offset in range(0, size, PAGE_SIZE):
+            self._ram.discard(new + offset >> PAGE_SHIFT)
+            self._ram.write(new + offset, self._ram.read(old + offset, PAGE_SIZE))
+            self._ram.discard(old + offset >> PAGE_SHIFT)
+        leaf = found.path[-1]
+        self._ram.store(leaf.hpa, leaf.entry ^ old ^ new)
+        self._buddy.free(old >> PAGE_SHIFT, found.shift - PAGE_SHIFT)
+        self._tap(HostMigrated(first, old, new, found.shift))
+        return new | hva & size - 1
 
     def _area_shift(self, hva: int) -> int:
         """The page shift of the area that holds ``hva``."""

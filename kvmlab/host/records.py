@@ -19,3 +19,13 @@ class HostTookBack:
     hva: int
     hpa: int
     shift: int
+
+
+@dataclass(slots=True)
+class HostMigrated:
+    """The host moved a page of a process to another frame; its contents came along."""
+
+    hva: int
+    old: int
+    new: int
+    shift: int
