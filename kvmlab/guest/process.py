@@ -41,8 +41,9 @@ class Process:
         write: bool = True,
         execute: bool = False,
         page: int | str = "4K",
+        populate: bool = False,
     ) -> Vma:
-        """Declare a mapping; its pages appear when they are touched.
+        """Declare a mapping; its pages appear when they are touched, or at once (MAP_POPULATE).
 
         Raises `BadAddress` for an address that is misaligned or not a user's, `BadSize` for a
         length or page size that cannot be, `Overlap` for ground already taken.
@@ -71,6 +72,8 @@ class Process:
         self.vmas.append(vma)
         if self.kernel.current is self:
             self.kernel.syscall()
+        if populate:
+            self.kernel.populate(self, vma)
         return vma
 
     def vma_at(self, gva: int) -> Vma | None:
