@@ -103,16 +103,17 @@ class AddressSpace:
         """Move the page of ``hva`` to another frame; returns where it is now.
 
         Compaction and NUMA balancing do so (Linux, mm/migrate.c).  Notifiers are told first, as
-        by `madvise_dontneed`.  Raises `BadAddress` if nothing backs ``hva``.
+        by `madvise_dontneed`.  Raises `BadAddress` if nothing backs ``hva``, `OutOfMemory` if there
+        is no frame to move to; then nothing has changed.
         """
         found = self.translate(hva)
         if found is None:
             raise BadAddress(f"HVA {hva:#x} is not backed: there is no page to migrate")
         size = 1 << found.shift
         first, old = hva & -size, found.address & -size
+        new = self._buddy.alloc(found.shift - PAGE_SHIFT) << PAGE_SHIFT
         for tell in self.notifiers:
             tell(first, first + size)
-        new = self._buddy.alloc(found.shift - PAGE_SHIFT) << PAGE_SHIFT
         for offset in range(0, size, PAGE_SIZE):
             self._ram.discard(new + offset >> PAGE_SHIFT)
             self._ram.write(new + offset, self._ram.read(old + offset, PAGE_SIZE))

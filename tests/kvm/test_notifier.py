@@ -10,7 +10,7 @@ import pytest
 
 from kvmlab.base.errors import BadAddress
 from kvmlab.hardware.records import VmExit
-from kvmlab.host.records import HostTookBack
+from kvmlab.host.records import HostMigrated, HostTookBack
 from kvmlab.kvm.records import Zap
 from kvmlab.machine import Machine
 from tests.kvm.test_invariants import check_frames, churn, collect
@@ -71,6 +71,34 @@ def test_a_large_host_page_goes_as_a_whole(mmu):
     assert machine.guest.load(AREA + 0x1000) == 7
     machine.qemu.process.madvise_dontneed(hva, 2 << 20)
     assert machine.guest.load(AREA + 0x1000) == 0
+
+
+@pytest.mark.parametrize("mmu, policy", DESIGNS)
+@pytest.mark.parametrize("page", ["4K", "2M"])
+def test_a_migrated_page_keeps_its_contents_and_is_filled_anew(mmu, policy, page):
+    machine, records = started(mmu, policy, guest_page=page, host_page=page)
+    for number in range(3):
+        machine.guest.store(AREA + number * 4096, number + 1)
+    before = machine.chain(AREA + 4096)
+    records.clear()
+    new = machine.qemu.process.migrate(before.hva)
+    (moved,) = [one for one in records if isinstance(one, HostMigrated)]
+    assert [one for one in records if isinstance(one, Zap)]
+    assert machine.chain(AREA + 4096).hpa == new != before.hpa
+    assert (moved.old, moved.new) == tuple(one & -(1 << moved.shift) for one in (before.hpa, new))
+    assert not any(machine.ram.read(moved.old, 1 << moved.shift))
+    assert [machine.guest.load(AREA + number * 4096) for number in range(3)] == [1, 2, 3]
+    machine.guest.store(AREA + 4096, 9)
+    assert machine.ram.load(new) == 9
+
+
+def test_a_page_that_is_not_there_cannot_migrate():
+    machine, records = started("ept")
+    records.clear()
+    hva = machine.vm.slots.find(0).hva + (8 << 20)
+    with pytest.raises(BadAddress, match=f"HVA {hva:#x} is not backed"):
+        machine.qemu.process.migrate(hva)
+    assert records == []
 
 
 def test_memory_that_is_not_the_processs_cannot_be_given_back():
