@@ -1,6 +1,7 @@
 """The composition root: one host and its VM, wired.  The only file that knows every party."""
 
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from kvmlab.base.addresses import parse_address, parse_size, size_text
@@ -10,9 +11,11 @@ from kvmlab.guest.kernel import Kernel
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.formats import ALL_RIGHTS, Format, compile_tables, format_named
 from kvmlab.hardware.instructions import load_pdptes
+from kvmlab.hardware.processor import Controls
 from kvmlab.hardware.ram import PAGE_SIZE, Ram
 from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.tlb import UNIFIED, Geometry
+from kvmlab.hardware.turns import Turns
 from kvmlab.hardware.walker import Walk, walk
 from kvmlab.host.kernel import Host
 from kvmlab.kvm.agile_mmu import AgileMmu
@@ -28,6 +31,7 @@ from kvmlab.qemu.machine import Qemu, memory_map
 MMUS = ("native", "shadow", "ept")
 DESIGNS = (*MMUS, "npt", "agile")
 _HOST_SHIFTS = (12, 21, 30)
+MOST_VCPUS = 32  # as Firecracker allows; the pictures would not hold more
 _LOW_MEMORY = 896 << 20  # what a 32-bit Linux maps directly
 
 
@@ -49,6 +53,7 @@ class Machine:
     the page size that those who use the machine are to map; ``policy`` is how the shadow MMU
     keeps its tables true (kvm/policy.py), which the other designs have no need of; ``kpti`` and
     ``pcid`` are what the guest's kernel does about CR3 (guest/contexts.py).
+    ``vcpus`` logical CPUs share the memory; in a VM each has a VMCS, and all have the same tables.
     Raises `BadChoice` and `BadSize`.
     """
 
@@ -65,6 +70,7 @@ class Machine:
         policy: str = NAIVE.name,
         kpti: bool = False,
         pcid: bool = False,
+        vcpus: int = 1,
         geometry: Geometry = UNIFIED,
         tap: Tap = silent,
     ) -> None:
@@ -74,27 +80,33 @@ class Machine:
         fmt = _guest_format(guest_levels, mmu)
         host_shift = _host_shift(host_page)
         _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
+        _check_vcpus(vcpus)
         self.mmu, self.tap = mmu, tap
         self.guest_page = parse_size(guest_page)
         self._shadow_policy = policy_named(policy)
         self.ram = Ram(guest_size if mmu == "native" else host_size)
-        self.cpu = Cpu(self.ram, geometry=geometry, tap=tap)
+        self.cpus = _cpus(vcpus, self.ram, geometry, tap)
+        self.cpu = self.cpus[0]
         self.host: Host | None = None
         self.qemu: Qemu | None = None
         self.vcpu: Vcpu | None = None
         if mmu == "native":
             identity_tables(fmt, memory_map(guest_size), self.ram.write)
-            self.cpu.start(boot_controls(fmt))
+            for cpu in self.cpus:
+                cpu.start(boot_controls(fmt))
         else:
             self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels))
         if fmt.mode == "PAE" and mmu != "shadow":  # where CR3 loads exit KVM has done so
             load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
             self.cpu.refresh()
-        self.guest = Kernel(self.cpu, memory_map(guest_size), tap, kpti=kpti, pcid=pcid)
+        others = self.cpus[1:]
+        self.guest = Kernel(
+            self.cpu, memory_map(guest_size), tap, others=others, kpti=kpti, pcid=pcid
+        )
         self.guest.page_shift(self.guest_page)
 
     def _power_on(self, fmt: Format, size: int, host_shift: int, levels: int) -> None:
-        """Start QEMU, its VM, and a virtual CPU in the mode that firmware leaves."""
+        """Start QEMU, its VM, and virtual CPUs in the mode that firmware leaves."""
         self.host = Host(self.ram, self.tap)
         self.qemu = Qemu(self.host, size, host_shift, self.tap)
         self.qemu.load_firmware(fmt)
@@ -107,7 +119,10 @@ class Machine:
                 return AgileMmu(vm, vcpu.vmcs, self.cpu, boot, levels)
             return ShadowMmu(vm, vcpu.vmcs, self.cpu, boot, self._shadow_policy)
 
-        self.vcpu = Vcpu(self.cpu, boot, mmu)
+        self.vcpu = first = Vcpu(self.cpu, boot, mmu)
+        for cpu in self.cpus[1:]:
+            guest = boot_controls(fmt)
+            Vcpu(cpu, guest, partial(_sibling, first, guest))
 
     @property
     def vm(self) -> Vm | None:
@@ -164,6 +179,26 @@ class Machine:
         """One interval of the host's timer passes: agile paging scans the tables it left nested."""
         if self.vcpu and isinstance(self.vcpu.mmu, AgileMmu):
             self.vcpu.mmu.scan()
+
+
+def _cpus(count: int, ram: Ram, geometry: Geometry, tap: Tap) -> list[Cpu]:
+    """Logical CPUs over one RAM; of several, the stream tells which one speaks."""
+    turns = Turns(tap)
+    taps = [turns.of(number) for number in range(count)] if count > 1 else [tap]
+    cpus = [Cpu(ram, geometry=geometry, tap=one, number=n) for n, one in enumerate(taps)]
+    for cpu in cpus:
+        cpu.peers = cpus
+    return cpus
+
+
+def _sibling(first: Vcpu, guest: Controls, vcpu: Vcpu) -> Mmu:
+    """The MMU of another virtual CPU of the VM of ``first``."""
+    return first.mmu.sibling(vcpu.vmcs, vcpu.cpu, guest)
+
+
+def _check_vcpus(count: int) -> None:
+    if type(count) is not int or not 1 <= count <= MOST_VCPUS:
+        raise BadChoice(f"{count!r} virtual CPUs are not on offer; choose 1 to {MOST_VCPUS}")
 
 
 def _guest_format(levels: int, mmu: str) -> Format:

@@ -20,6 +20,11 @@ from kvmlab.machine import Machine
         ({"guest_levels": 2, "guest_memory": "2G", "host_memory": "4G"}, BadSize, "896M"),
         ({"host_levels": 3}, BadChoice, "EPT has 4 or 5 levels"),
         ({"host_page": "1G"}, BadSize, "no multiple of 1G"),
+        ({"vcpus": 0}, BadChoice, "0 virtual CPUs are not on offer; choose 1 to 32"),
+        ({"vcpus": -1}, BadChoice, "choose 1 to 32"),
+        ({"vcpus": 33}, BadChoice, "choose 1 to 32"),
+        ({"vcpus": "2"}, BadChoice, "'2' virtual CPUs"),
+        ({"vcpus": True}, BadChoice, "True virtual CPUs"),
     ],
 )
 def test_impossible_machines_are_refused(options, error, text):

@@ -35,7 +35,7 @@ class Contexts:
     """The address space that a CPU runs in; ``root`` is the kernel's own."""
 
     def __init__(self, cpu: Cpu, root: int, *, kpti: bool, pcid: bool) -> None:
-        self._cpu, self._root, self._kpti, self._pcid = cpu, root, kpti, pcid
+        self.cpu, self._root, self._kpti, self._pcid = cpu, root, kpti, pcid
         self.current: Process | None = None
         self._asids = [_Asid() for _ in range(_ASIDS)]
         self._asid = self._next = 0
@@ -47,7 +47,7 @@ class Contexts:
         """Inside the kernel: by a system call or an exception, unless it runs already."""
         self._depth += 1
         if self._in_user:
-            self._cpu.access(ENTRY_CODE, Kind.FETCH)  # under both roots, so that it can go on
+            self.cpu.access(ENTRY_CODE, Kind.FETCH)  # under both roots, so that it can go on
             self._in_user = False
             self._load(keep=True)
         try:
@@ -79,17 +79,15 @@ class Contexts:
         self._load(keep=not stale)
 
     def flush_page(self, process: Process, gva: int) -> None:
-        """Drop one page of ``process``: now, or when it runs next (flush_tlb_one_user)."""
-        process.generation += 1
+        """Drop one page of ``process`` if it runs here (flush_tlb_one_user)."""
         if process is self.current:
             self._asids[self._asid].generation = process.generation
-            instructions.invlpg(self._cpu, gva)
+            instructions.invlpg(self.cpu, gva)
             if self._kpti and self._pcid:
-                instructions.invpcid(self._cpu, _ONE_ADDRESS, self._number() | _USER_PCID, gva)
+                instructions.invpcid(self.cpu, _ONE_ADDRESS, self._number() | _USER_PCID, gva)
 
     def flush(self, process: Process) -> None:
-        """Drop all of ``process`` that is not global (flush_tlb_mm)."""
-        process.generation += 1
+        """Drop all of ``process`` that is not global if it runs here (flush_tlb_local)."""
         if process is self.current:
             asid = self._asids[self._asid]
             asid.generation, asid.user_flush = process.generation, True
@@ -106,4 +104,4 @@ class Contexts:
         if self._pcid:
             value |= self._number() | (_USER_PCID if self._in_user else 0)
             value |= _NO_FLUSH if keep else 0
-        instructions.mov_cr3(self._cpu, value)
+        instructions.mov_cr3(self.cpu, value)

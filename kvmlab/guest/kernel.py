@@ -5,6 +5,7 @@ through the CPU, and whatever a hypervisor does about them happens by exits.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, size_text
@@ -16,6 +17,8 @@ from kvmlab.guest.frames import Frames
 from kvmlab.guest.memory import Memory
 from kvmlab.guest.process import Process, Vma
 from kvmlab.guest.records import ContextSwitch, Executed, Exited, Forked, SystemCall
+from kvmlab.guest.shootdown import Shootdown
+from kvmlab.guest.smp import Smp
 from kvmlab.guest.tables import (
     ACCESSED,
     DIRTY,
@@ -26,6 +29,7 @@ from kvmlab.guest.tables import (
     PageTables,
 )
 from kvmlab.hardware import instructions
+from kvmlab.hardware.apic import STARTUP, send_ipi
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.formats import format_named
 from kvmlab.hardware.processor import CR0_WP, CR4_PCIDE, CR4_PGE, EFER_NXE
@@ -36,7 +40,7 @@ _USER_CPL = 3
 
 
 class Kernel:
-    """The guest's kernel on one CPU.
+    """The guest's kernel, on ``cpu`` and, once it has woken them, on ``others``.
 
     ``memory`` is the map that firmware reports: (start, length) of each range of RAM.  ``kpti``
     keeps the kernel out of the tables that user mode runs on, ``pcid`` keeps translations of
@@ -49,10 +53,11 @@ class Kernel:
         memory: Sequence[tuple[int, int]],
         tap: Tap = silent,
         *,
+        others: Sequence[Cpu] = (),
         kpti: bool = False,
         pcid: bool = False,
     ) -> None:
-        self.cpu, self._tap = cpu, tap
+        self._tap = tap
         fmt = format_named(cpu.registers.mode)
         if (kpti or pcid) and not fmt.long_mode:
             raise BadChoice(f"KPTI and PCIDs need 4 or 5 guest levels; {fmt.name} has neither")
@@ -62,17 +67,21 @@ class Kernel:
         self._virtual_base = 0  # firmware runs us with GVA = GPA
         self.frames = Frames(memory, self._clear)
         alloc_table = self.frames.alloc_table
-        self.tables = PageTables(cpu, fmt, self._virtual, alloc_table, tap, isolated=kpti)
         root = alloc_table()
-        self.contexts = Contexts(cpu, root, kpti=kpti, pcid=pcid)
-        self.memory = Memory(cpu, self.tables, self.frames, self.contexts, self.user_end, tap)
-        faults = Faults(cpu, self.contexts, self.memory)
-        cpu.page_fault_handler = faults.page_fault
-        cpu.protection_fault_handler = faults.protection_fault
+        self.smp = Smp([Contexts(one, root, kpti=kpti, pcid=pcid) for one in (cpu, *others)])
+        self.tables = PageTables(self.smp, fmt, self._virtual, alloc_table, tap, isolated=kpti)
+        self.shootdown = Shootdown(self.smp, tap)
+        parts = (self.smp, self.tables, self.frames, self.shootdown)
+        self.memory = Memory(*parts, self.user_end, tap)
+        for contexts in self.smp.contexts:
+            self._set_handlers(contexts)
         self.processes: list[Process] = []
         self._zombies: list[Process] = []
         self._spaces = count(1)
-        self._boot(root, memory, CR4_PGE | (CR4_PCIDE if pcid else 0))
+        features = CR4_PGE | (CR4_PCIDE if pcid else 0)
+        self._boot(root, memory, features)
+        for one in others:
+            self._wake(one, root, features)
 
     # -- boot ---------------------------------------------------------------------------
 
@@ -91,10 +100,28 @@ class Kernel:
             code = self.frames.alloc()
             self.tables.map(root, ENTRY_CODE, code, PAGE_SHIFT, ACCESSED | GLOBAL)
         self._kernel_entries = self._top_entries(root)
+        self._use_tables(root, features)
+
+    def _use_tables(self, root: int, features: int) -> None:
+        """Leave firmware's tables for the kernel's own, on the CPU whose turn it is."""
         instructions.mov_cr3(self.cpu, root)
         self._virtual_base = self.direct_map
         instructions.mov_cr0(self.cpu, self.cpu.registers.cr0 | CR0_WP)
         instructions.mov_cr4(self.cpu, self.cpu.registers.cr4 | features)
+
+    def _wake(self, cpu: Cpu, root: int, features: int) -> None:
+        """Make another CPU run: it starts as firmware left it, and takes up the same tables."""
+        send_ipi(self.cpu, cpu.number, 0, STARTUP)
+        with self.smp.on(cpu.number):
+            instructions.wrmsr_efer(cpu, cpu.registers.efer | EFER_NXE)
+            self._use_tables(root, features)
+
+    def _set_handlers(self, contexts: Contexts) -> None:
+        """The entries of a CPU's IDT."""
+        cpu, faults = contexts.cpu, Faults(contexts.cpu, contexts, self.memory)
+        cpu.page_fault_handler = self.smp.bound(cpu.number, faults.page_fault)
+        cpu.protection_fault_handler = self.smp.bound(cpu.number, faults.protection_fault)
+        cpu.interrupt_handler = self.smp.bound(cpu.number, self.shootdown.interrupt)
 
     def _top_entries(self, root: int) -> list[tuple[int, int]]:
         """The entries of the kernel's half of a root, which every process shares."""
@@ -112,8 +139,22 @@ class Kernel:
     # -- processes ----------------------------------------------------------------------
 
     @property
+    def cpu(self) -> Cpu:
+        """The CPU whose turn it is."""
+        return self.smp.cpu
+
+    @property
+    def contexts(self) -> Contexts:
+        """What that CPU runs."""
+        return self.smp.here
+
+    def on(self, cpu: int) -> AbstractContextManager[None]:
+        """``with guest.on(1):`` what is done inside happens on CPU 1; raises `BadChoice`."""
+        return self.smp.on(cpu)
+
+    @property
     def current(self) -> Process | None:
-        """The process that runs."""
+        """The process that runs, on the CPU whose turn it is."""
         return self.contexts.current
 
     @property
@@ -177,6 +218,7 @@ class Kernel:
         process = self._running("exec")
         old, vmas = process.root, process.vmas
         with self.contexts.entered():
+            self._stop(process, elsewhere=True)
             process.root, process.vmas = self.memory.new_root(self._kernel_entries), []
             process.name, process.space, process.generation = name, next(self._spaces), 0
             self.contexts.switch(process)
@@ -189,8 +231,7 @@ class Kernel:
         Its parent may `wait` for it; its children have no parent any more.
         """
         with self.contexts.entered():
-            if process is self.current:
-                self.contexts.switch(None)
+            self._stop(process)
             self.memory.free(process.root, process.vmas)
         self.processes.remove(process)
         for child in self.processes:
@@ -199,6 +240,17 @@ class Kernel:
         if process.parent:
             self._zombies.append(process)
         self._tap(Exited(process.name))
+
+    def _stop(self, process: Process, *, elsewhere: bool = False) -> None:
+        """End the threads of ``process``, each on its CPU: all, or those on other CPUs than this.
+
+        Linux signals them by an interrupt, zap_other_threads(), which is left out here.
+        """
+        here = self.contexts
+        for number, contexts in enumerate(self.smp.contexts):
+            if contexts.current is process and not (elsewhere and contexts is here):
+                with self.smp.on(number), contexts.entered():
+                    contexts.switch(None)
 
     def wait(self) -> Process | None:
         """A child of the process that runs that has ended, once each; None if none has."""

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.tap import Tap
-from kvmlab.guest.contexts import USER_ROOT, Contexts
+from kvmlab.guest.contexts import USER_ROOT
 from kvmlab.guest.frames import Frames
 from kvmlab.guest.process import Process, Vma
 from kvmlab.guest.records import DemandFault, PageCopied, PageReused
+from kvmlab.guest.shootdown import Shootdown
+from kvmlab.guest.smp import Smp
 from kvmlab.guest.tables import ACCESSED, DIRTY, NX, USER, WRITABLE, PageTables
-from kvmlab.hardware.cpu import Cpu
 
 
 class Memory:
@@ -21,15 +22,15 @@ class Memory:
 
     def __init__(
         self,
-        cpu: Cpu,
+        smp: Smp,
         tables: PageTables,
         frames: Frames,
-        contexts: Contexts,
+        shootdown: Shootdown,
         user_end: int,
         tap: Tap,
     ) -> None:
-        self._cpu, self._tables, self._frames = cpu, tables, frames
-        self._contexts, self._tap = contexts, tap
+        self._smp, self._tables, self._frames = smp, tables, frames
+        self._shootdown, self._tap = shootdown, tap
         self._top_entries = user_end >> tables.shift_of(tables.format.levels)
 
     # -- address spaces -----------------------------------------------------------------
@@ -93,7 +94,7 @@ class Memory:
                 self._tables.map(child.root, gva, frame, vma.shift, flags)
                 self._frames.share(frame)
                 pages += 1
-        self._contexts.flush(parent)
+        self._shootdown.flush(parent)
         return pages
 
     # -- page faults --------------------------------------------------------------------
@@ -121,7 +122,8 @@ class Memory:
         leaf = self._tables.level_of(vma.shift)
         if found := self._tables.table_at(process.root, gva, leaf):
             slot, table = found
-            self._change(process, gva, slot, 0)
+            self._tables.write(slot, 0)
+            self._shootdown.flush_pages(process, [gva])
             entries = self._tables.entries(leaf - 1)
             for one, _level in self._tables.tables_below(table, leaf - 1, entries):
                 self._frames.free_table(one)
@@ -145,7 +147,8 @@ class Memory:
             return True
         new = self._frames.alloc(vma.shift - PAGE_SHIFT)
         self._copy_page(old, new, vma.shift)
-        self._change(process, gva, slot, 0)  # ptep_clear_flush
+        self._tables.write(slot, 0)
+        self._shootdown.flush_pages(process, [gva])  # ptep_clear_flush
         self._tables.write(slot, entry ^ old ^ new)
         self._frames.release(old, vma.shift - PAGE_SHIFT)
         self._tap(PageCopied(process.name, gva, old, new, vma.shift))
@@ -154,35 +157,36 @@ class Memory:
     def _copy_page(self, old: int, new: int, shift: int) -> None:
         """Copy through the direct map, 4 KiB at a time (REP MOVS)."""
         for offset in range(0, 1 << shift, PAGE_SIZE):
-            data = self._cpu.load(self._tables.virtual(old + offset), PAGE_SIZE)
-            self._cpu.store(self._tables.virtual(new + offset), data, PAGE_SIZE)
+            data = self._smp.cpu.load(self._tables.virtual(old + offset), PAGE_SIZE)
+            self._smp.cpu.store(self._tables.virtual(new + offset), data, PAGE_SIZE)
 
     # -- mappings -----------------------------------------------------------------------
 
     def unmap(self, process: Process, vma: Vma) -> None:
-        """Clear every entry of a mapping, flush it, and let its pages go."""
+        """Clear every entry of a mapping and flush; only then its pages go (mmu_gather)."""
+        gone = []
         for gva, slot, level in list(self._mapped(process.root, vma)):
-            entry = self._tables.read(slot)
-            self._change(process, gva, slot, 0)
-            self._frames.release(self._tables.frame_of(entry, level), vma.shift - PAGE_SHIFT)
+            gone.append((gva, self._tables.frame_of(self._tables.read(slot), level)))
+            self._tables.write(slot, 0)
+        self._shootdown.flush_pages(process, [gva for gva, _frame in gone])
+        for _gva, frame in gone:
+            self._frames.release(frame, vma.shift - PAGE_SHIFT)
 
     def protect(self, process: Process, vma: Vma) -> None:
         """Give every entry of a mapping the rights that the mapping has now.
 
         A page that is shared stays without W: a write is to copy it (change_pte_range).
         """
+        changed = []
         for gva, slot, level in self._mapped(process.root, vma):
             entry = self._tables.read(slot) & ~WRITABLE
             own = not self._frames.shared(self._tables.frame_of(entry, level))
-            self._change(process, gva, slot, entry | (WRITABLE if vma.write and own else 0))
+            self._tables.write(slot, entry | (WRITABLE if vma.write and own else 0))
+            changed.append(gva)
+        self._shootdown.flush_pages(process, changed)
 
     def _mapped(self, root: int, vma: Vma) -> Iterator[tuple[int, int, int]]:
         """Each page of a mapping that has an entry: its address, the entry's slot and level."""
         for gva in range(vma.start, vma.end, 1 << vma.shift):
             if found := self._tables.find(root, gva):
                 yield gva, *found
-
-    def _change(self, process: Process, gva: int, slot: int, entry: int) -> None:
-        """Store an entry and flush what the TLB may hold of the old one."""
-        self._tables.write(slot, entry)
-        self._contexts.flush_page(process, gva)

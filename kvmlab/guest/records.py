@@ -51,6 +51,15 @@ class ContextSwitch:
 
 
 @dataclass(slots=True)
+class ShotDown:
+    """The kernel interrupted other CPUs to make them forget translations of a process."""
+
+    process: str
+    cpus: tuple[int, ...]
+    pages: int  # 0: all of the process
+
+
+@dataclass(slots=True)
 class SystemCall:
     """A process entered the kernel by SYSCALL and came back."""
 

@@ -11,7 +11,7 @@ from kvmlab.base.addresses import PAGE_SIZE
 from kvmlab.base.errors import Overlap
 from kvmlab.base.tap import Tap
 from kvmlab.guest.records import TableMade
-from kvmlab.hardware.cpu import Cpu
+from kvmlab.guest.smp import Smp
 from kvmlab.hardware.formats import Format
 
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, GLOBAL = (
@@ -39,7 +39,7 @@ class PageTables:
 
     def __init__(
         self,
-        cpu: Cpu,
+        smp: Smp,
         fmt: Format,
         virtual: Callable[[int], int],
         alloc: Callable[[], int],
@@ -48,7 +48,7 @@ class PageTables:
         isolated: bool = False,
     ) -> None:
         self.format, self.virtual, self.isolated = fmt, virtual, isolated
-        self._cpu, self._alloc, self._tap = cpu, alloc, tap
+        self._smp, self._alloc, self._tap = smp, alloc, tap
 
     def shift_of(self, level: int) -> int:
         """The shift of what one entry at ``level`` covers."""
@@ -67,11 +67,11 @@ class PageTables:
 
     def read(self, slot: int) -> int:
         """Load an entry."""
-        return self._cpu.load(self.virtual(slot), self.format.entry_bytes)
+        return self._smp.cpu.load(self.virtual(slot), self.format.entry_bytes)
 
     def write(self, slot: int, entry: int) -> None:
         """Store an entry: the store that a hypervisor may trap."""
-        self._cpu.store(self.virtual(slot), entry, self.format.entry_bytes)
+        self._smp.cpu.store(self.virtual(slot), entry, self.format.entry_bytes)
 
     def map(self, root: int, gva: int, frame: int, shift: int, flags: int) -> None:
         """Map one page of 2**shift bytes at ``gva`` to ``frame``; raises `Overlap`."""

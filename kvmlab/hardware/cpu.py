@@ -9,20 +9,21 @@ came of it and tries again.  In VMX non-root operation the CPU obeys the VMCS an
 never asks a hypervisor to translate.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvmlab.base.addresses import is_canonical
 from kvmlab.base.errors import MachineCheck
 from kvmlab.base.tap import Tap, silent
 from kvmlab.hardware.context import CR3_PAE, context, context_key
 from kvmlab.hardware.faults import nested_exit, page_fault
-from kvmlab.hardware.mmu import Access, Mmu, Stop
+from kvmlab.hardware.mmu import Access, Mmu, Stop, T
 from kvmlab.hardware.processor import Controls, Processor
 from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import (
     Data,
     ExitReason,
     GeneralProtection,
+    Interrupt,
     Kind,
     PageFault,
     VmEntry,
@@ -52,9 +53,11 @@ class Cpu(Mmu):
     ) -> None:
         super().__init__(ram, processor or Processor(), geometry, tap)
         self.number = number  # its APIC ID
+        self.peers: Sequence[Cpu] = ()  # all logical CPUs of the machine
         self.cpl = 0
         self.page_fault_handler: Callable[[PageFault], None] | None = None
         self.protection_fault_handler: Callable[[GeneralProtection], None] | None = None
+        self.interrupt_handler: Callable[[int], None] | None = None
         self.vmcs: Vmcs | None = None
         self.in_guest = False  # in VMX non-root operation at this moment
         self._native = Controls()
@@ -172,9 +175,19 @@ class Cpu(Mmu):
             )
         self.controls.cr2 = fault.gva
         self.tap(fault)
+        self._run(self.page_fault_handler, fault)
+
+    def interrupt(self, vector: int) -> None:
+        """Run the guest's handler of an external interrupt at CPL 0, as its IDT says."""
+        if self.interrupt_handler is None:
+            raise MachineCheck(f"interrupt {vector:#x} on CPU {self.number}: no handler in the IDT")
+        self.tap(Interrupt(vector))
+        self._run(self.interrupt_handler, vector)
+
+    def _run(self, handler: Callable[[T], None], event: T) -> None:
         cpl, self.cpl = self.cpl, 0
         try:
-            self.page_fault_handler(fault)
+            handler(event)
         finally:
             self.cpl = cpl
 
@@ -208,6 +221,9 @@ class Cpu(Mmu):
             self.deliver(injected)
         elif injected is not None:
             self.protection_fault(injected)
+        if vmcs.interrupt is not None:
+            vector, vmcs.interrupt = vmcs.interrupt, None
+            self.interrupt(vector)
         return advance
 
     # -- whole accesses, with their data ------------------------------------------------

@@ -178,6 +178,29 @@ class VmEntry:
 
 
 @dataclass(slots=True)
+class OnCpu:
+    """What follows happens on this logical CPU, until the next such record; before any, on 0."""
+
+    cpu: int
+
+
+@dataclass(slots=True)
+class IpiSent:
+    """A logical CPU wrote its interrupt command register."""
+
+    destination: int  # the APIC ID of the target
+    vector: int
+    mode: int  # 0: an interrupt; 6: SIPI
+
+
+@dataclass(slots=True)
+class Interrupt:
+    """An interrupt was delivered through the IDT."""
+
+    vector: int
+
+
+@dataclass(slots=True)
 class ControlWrite:
     """MOV to a control register by the guest."""
 

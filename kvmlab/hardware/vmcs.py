@@ -56,6 +56,7 @@ class Vmcs:
     loaded: bytes = b""  # what an emulated load returned
     # VM-entry interruption information
     injected: PageFault | GeneralProtection | None = None
+    interrupt: int | None = None  # the vector of an interrupt that is to be delivered after it
 
     def page_fault_exits(self, code: int) -> bool:
         """Whether a #PF with this error code exits (SDM, "Exceptions" among what exits)."""

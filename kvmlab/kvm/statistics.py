@@ -4,13 +4,13 @@ Linux, arch/x86/kvm/x86.c: kvm_vm_stats_desc, kvm_vcpu_stats_desc; read through 
 Nothing in the engine counts: `Statistics` is a tap.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kvmlab.hardware.formats import PS
-from kvmlab.hardware.records import ExitReason, VmExit
+from kvmlab.hardware.records import ExitReason, OnCpu, VmExit
 from kvmlab.kvm.records import (
     EntryWritten,
     FaultHandled,
@@ -70,7 +70,7 @@ _FLOODED = ("flooded", "misaligned")
 
 
 class Statistics:
-    """A tap that keeps all `STATISTICS` of a VM with one virtual CPU.
+    """A tap that keeps all `STATISTICS` of a VM and of each of its virtual CPUs.
 
     Without ``decode_assists`` KVM must decode INVLPG and MOV CR3 itself, as on an AMD processor
     that lacks them: each counts as an emulated instruction.
@@ -79,8 +79,11 @@ class Statistics:
     def __init__(self, *, decode_assists: bool = True) -> None:
         self._assists = decode_assists
         self._counts: Counter[str] = Counter()
+        self._of_vcpus: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self._vcpu = self._of_vcpus[0]  # the one that the records are about
         self._leaves: set[int] = set()  # where present leaf entries are
         self._on: dict[type, Callable[[Any], None]] = {
+            OnCpu: self._on_cpu,
             VmExit: self._exit,
             FaultHandled: lambda one: self._add(f"pf_{one.outcome}"),
             Reflected: lambda _one: self._add("pf_guest"),
@@ -104,11 +107,23 @@ class Statistics:
             count(record)
 
     def values(self) -> dict[str, int]:
-        """Every statistic now, by its name, in the order of `STATISTICS`."""
+        """Every statistic now, by its name, in the order of `STATISTICS`.
+
+        Those of virtual CPUs are of all together.
+        """
         return {one.name: self._counts[one.name] for one in STATISTICS}
+
+    def of_vcpu(self, number: int) -> dict[str, int]:
+        """The statistics of one virtual CPU now."""
+        counts = self._of_vcpus.get(number, Counter())
+        return {one.name: counts[one.name] for one in STATISTICS if one.scope == "vCPU"}
+
+    def _on_cpu(self, record: OnCpu) -> None:
+        self._vcpu = self._of_vcpus[record.cpu]
 
     def _add(self, *names: str) -> None:
         self._counts.update(names)
+        self._vcpu.update(names)
 
     def _remote_flush(self, record: RemoteFlush) -> None:
         self._add("remote_tlb_flush_requests")

@@ -6,9 +6,10 @@ Linux, arch/x86/kvm/vmx/vmx.c; x86.c: vcpu_enter_guest().
 from collections.abc import Callable
 
 from kvmlab.base.errors import MachineCheck
+from kvmlab.hardware.apic import STARTUP, decode_command
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import Controls
-from kvmlab.hardware.records import ExitReason, VmExit
+from kvmlab.hardware.records import ExitReason, OnCpu, VmExit
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.mmu import Mmu
@@ -55,18 +56,43 @@ class Vcpu:
 
         Virtual CPUs that were kicked meanwhile exit, do the same, and go on first.
         """
+        self.vm.loaded = self
         self.mmu.reload()
         for other in self.vm.vcpus:
             if other.in_guest and other.flushes.pending:
-                other.cpu.exit(VmExit(ExitReason.EXTERNAL_INTERRUPT, 0, 0, 0))
+                other.kick()
                 self.vm.loaded = self
+                self.cpu.tap(OnCpu(self.cpu.number))
         self.flushes.serve()
+
+    def enter_anew(self) -> None:
+        """Go on after the host changed something between two exits."""
+        self.cpu.in_guest = False
+        self.prepare_entry()
+        self.cpu.enter(self.vmcs)
+
+    def kick(self) -> None:
+        """Bring it out of the guest by an IPI of the host; it goes on at once (kvm_vcpu_kick)."""
+        self.cpu.exit(VmExit(ExitReason.EXTERNAL_INTERRUPT, 0, 0, 0))
+
+    def _send_ipi(self, destination: int, vector: int, mode: int) -> None:
+        """Send the guest's interrupt on (kvm_apic_send_ipi); SIPI starts one that waits."""
+        for target in self.vm.vcpus[destination : destination + 1]:
+            if mode == STARTUP and target.cpu.vmcs is None:
+                target.start()
+            elif mode != STARTUP and target.cpu.vmcs:
+                target.vmcs.interrupt = vector
+                if target.in_guest:
+                    target.kick()
 
     def _serve(self, reason: VmExit) -> None:
         if reason.reason in (ExitReason.CR_ACCESS, ExitReason.WRMSR):
             instruction = self.vmcs.instruction
             assert instruction is not None  # noqa: S101  such an exit has one
-            self.mmu.control_written(instruction.register, instruction.value)
+            if instruction.register == "ICR":
+                self._send_ipi(*decode_command(instruction.value))
+            elif instruction.register != "EOI":
+                self.mmu.control_written(instruction.register, instruction.value)
             self.vmcs.advance = True
         elif reason.reason in (
             ExitReason.EPT_VIOLATION,

@@ -71,8 +71,7 @@ class Vm:
         needs no kick.  During an exit all waits for its end.
         """
         if self.loaded and self.loaded.cpu.in_guest:
-            self.loaded.prepare_entry()
-            self.loaded.cpu.enter(self.loaded.vmcs)
+            self.loaded.enter_anew()
 
     def back(self, gpa: int) -> Backing | None:
         """Where ``gpa`` is, faulted into the host if need be; None outside every slot."""

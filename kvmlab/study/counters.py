@@ -123,7 +123,8 @@ class Counters:
         self.program = Tally()
         self.kernel = Tally()
         self._side = self.kernel
-        self._reason = self._deed = ""
+        self._exits: list[tuple[Tally, str]] = []  # not over yet: a virtual CPU may kick others
+        self._deed = ""
         self.shadow_pages = self.shadow_pages_peak = 0
 
     @property
@@ -149,10 +150,12 @@ class Counters:
         self._side.page_faults += 1
 
     def _exit(self, record: VmExit) -> None:
-        self._reason, self._deed = record.reason.name, "other"
+        self._exits.append((self._side, record.reason.name))
+        self._deed = "other"
 
     def _entry(self, _record: VmEntry) -> None:
-        self._side.exits[self._reason, self._deed] += 1
+        self._side, reason = self._exits.pop() if self._exits else (self._side, "")
+        self._side.exits[reason, self._deed] += 1
 
     def _reflected(self, _record: Reflected) -> None:
         self._deed = "reflected"

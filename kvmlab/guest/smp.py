@@ -1,0 +1,61 @@
+"""The logical CPUs that the kernel runs on.
+
+They take turns here, as the simulation is one thread: what runs, runs on the CPU whose turn it
+is, until it interrupts another one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from kvmlab.base.errors import BadChoice
+from kvmlab.guest.contexts import Contexts
+from kvmlab.hardware.cpu import Cpu
+from kvmlab.hardware.records import OnCpu
+
+T = TypeVar("T")
+
+
+class Smp:
+    """All CPUs, each with what it runs, and the number of the one whose turn it is."""
+
+    def __init__(self, contexts: Sequence[Contexts]) -> None:
+        self.contexts = tuple(contexts)
+        self._number = 0
+
+    @property
+    def here(self) -> Contexts:
+        """What the CPU runs whose turn it is."""
+        return self.contexts[self._number]
+
+    @property
+    def cpu(self) -> Cpu:
+        """The CPU whose turn it is."""
+        return self.here.cpu
+
+    @contextmanager
+    def on(self, number: int) -> Iterator[None]:
+        """Meanwhile it is the turn of CPU ``number``; raises `BadChoice` if there is none."""
+        if number not in range(len(self.contexts)):
+            last = len(self.contexts) - 1
+            raise BadChoice(f"there is no CPU {number}; this machine has CPUs 0 to {last}")
+        before = self._number
+        self._turn(number)
+        try:
+            yield
+        finally:
+            self._turn(before)
+
+    def _turn(self, number: int) -> None:
+        if number != self._number:
+            self._number = number
+            self.cpu.tap(OnCpu(number))
+
+    def bound(self, number: int, handler: Callable[[T], None]) -> Callable[[T], None]:
+        """``handler`` as CPU ``number`` runs it, whose turn it then is."""
+
+        def run(event: T) -> None:
+            with self.on(number):
+                handler(event)
+
+        return run
