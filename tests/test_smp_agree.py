@@ -92,7 +92,7 @@ def reclaim(machine, gva):
         machine.qemu.process.madvise_dontneed(chain.hva, 4096)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(OPERATIONS)
 @example([("store", 0, 0, 1, 7), ("load", 1, 0, 1), ("remap", 0, 0, True), ("load", 1, 0, 1)])
 @example([("store", 0, 0, 1, 7), ("load", 1, 0, 1), ("fork", 0, 0), ("store", 0, 0, 1, 9)])
@@ -103,7 +103,7 @@ def test_two_cpus_agree_across_designs(operations):
         assert run(*design, operations) == native, design
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(st.sampled_from([{"kpti": True, "pcid": True}, {"pcid": True}, {"vcpus": 3}]), OPERATIONS)
 def test_they_agree_with_isolation_with_pcids_and_with_an_idle_third_too(options, operations):
     native = run(*DESIGNS[0], operations, **options)
