@@ -148,7 +148,7 @@ class Memory:
         new = self._frames.alloc(vma.shift - PAGE_SHIFT)
         self._copy_page(old, new, vma.shift)
         self._tables.write(slot, 0)
-        self._shootdown.flush_pages(process, [gva])  # ptep_clear_flush
+        self._shootdown.flush_pages(process, [gva], vma.shift)  # ptep_clear_flush
         self._tables.write(slot, entry ^ old ^ new)
         self._frames.release(old, vma.shift - PAGE_SHIFT)
         self._tap(PageCopied(process.name, gva, old, new, vma.shift))
@@ -168,7 +168,7 @@ class Memory:
         for gva, slot, level in list(self._mapped(process.root, vma)):
             gone.append((gva, self._tables.frame_of(self._tables.read(slot), level)))
             self._tables.write(slot, 0)
-        self._shootdown.flush_pages(process, [gva for gva, _frame in gone])
+        self._shootdown.flush_pages(process, [gva for gva, _frame in gone], vma.shift)
         for _gva, frame in gone:
             self._frames.release(frame, vma.shift - PAGE_SHIFT)
 
@@ -183,7 +183,7 @@ class Memory:
             own = not self._frames.shared(self._tables.frame_of(entry, level))
             self._tables.write(slot, entry | (WRITABLE if vma.write and own else 0))
             changed.append(gva)
-        self._shootdown.flush_pages(process, changed)
+        self._shootdown.flush_pages(process, changed, vma.shift)
 
     def _mapped(self, root: int, vma: Vma) -> Iterator[tuple[int, int, int]]:
         """Each page of a mapping that has an entry: its address, the entry's slot and level."""

@@ -16,6 +16,7 @@ from kvmlab.guest.smp import Smp
 from kvmlab.hardware.apic import end_of_interrupt, send_ipi
 
 CALL_FUNCTION_VECTOR = 0xFC  # arch/x86/include/asm/irq_vectors.h
+_CEILING = 33  # pages: tlb_single_page_flush_ceiling
 
 
 class Shootdown:
@@ -29,8 +30,14 @@ class Shootdown:
         self.forgetful = False
         self._asked: Callable[[Contexts], None] = _nothing
 
-    def flush_pages(self, process: Process, gvas: Sequence[int]) -> None:
-        """Drop some pages of ``process`` (flush_tlb_mm_range)."""
+    def flush_pages(self, process: Process, gvas: Sequence[int], shift: int) -> None:
+        """Drop some pages of 2**shift bytes of ``process``, in order (flush_tlb_mm_range).
+
+        One by one if the range that they span is short; else all of the process at once.
+        """
+        if gvas and gvas[-1] - gvas[0] >> shift >= _CEILING:
+            self.flush(process)
+            return
 
         def drop(contexts: Contexts) -> None:
             for gva in gvas:

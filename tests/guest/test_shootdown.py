@@ -4,7 +4,7 @@ import pytest
 
 from kvmlab.base.errors import BadChoice, SegmentationFault
 from kvmlab.guest.records import ShotDown
-from kvmlab.hardware.records import Data, Interrupt, IpiSent
+from kvmlab.hardware.records import Data, Interrupt, IpiSent, TlbFlush
 from tests.two_cpus import AREA, DESIGNS, TwoCpus, check_tlbs
 
 PAGE = 4096
@@ -102,6 +102,24 @@ def test_one_interrupt_flushes_all_pages_of_a_munmap_and_frames_go_after_it():
     cleared = [n for n, one in enumerate(two.records) if isinstance(one, Data) and one.size == PAGE]
     assert len(cleared) == 5
     assert interrupted < cleared[0]
+
+
+@pytest.mark.parametrize("pages, dropped", [(33, "INVLPG"), (34, "MOV CR3")])
+@pytest.mark.parametrize("change", ["munmap", "mprotect"])
+def test_more_than_33_pages_are_flushed_by_a_load_of_cr3_on_both_cpus(change, pages, dropped):
+    """tlb_single_page_flush_ceiling: longer ranges are not worth an INVLPG for each page."""
+    two = TwoCpus("native")
+    for page in (0, 5, pages - 1):
+        two.store(0, 1, AREA + page * PAGE)
+        two.load(1, AREA + page * PAGE)
+    del two.records[:]
+    if change == "munmap":
+        two.process.munmap(AREA)
+    else:
+        two.process.mprotect(AREA, write=False)
+    assert [one.why for one in of(two, TlbFlush)] == [dropped] * (6 if dropped == "INVLPG" else 2)
+    assert of(two, ShotDown) == [ShotDown("demo", (1,), 3 if dropped == "INVLPG" else 0)]
+    check_tlbs(two.machine)
 
 
 def test_a_cpu_that_runs_something_else_is_left_alone_and_flushes_when_it_switches_back():
