@@ -6,7 +6,7 @@ through the CPU, and whatever a hypervisor does about them happens by exits.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from itertools import count
+from itertools import count as numbers_from
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, size_text
 from kvmlab.base.errors import BadChoice, BadSize, OutOfMemory
@@ -77,7 +77,7 @@ class Kernel:
             self._set_handlers(contexts)
         self.processes: list[Process] = []
         self._zombies: list[Process] = []
-        self._spaces = count(1)
+        self._spaces = numbers_from(1)
         features = CR4_PGE | (CR4_PCIDE if pcid else 0)
         self._boot(root, memory, features)
         for one in others:
