@@ -218,7 +218,7 @@ class Kernel:
         process = self._running("exec")
         old, vmas = process.root, process.vmas
         with self.contexts.entered():
-            self._stop(process, elsewhere=True)
+            self.smp.stop(process, elsewhere=True)
             process.root, process.vmas = self.memory.new_root(self._kernel_entries), []
             process.name, process.space, process.generation = name, next(self._spaces), 0
             self.contexts.switch(process)
@@ -231,7 +231,7 @@ class Kernel:
         Its parent may `wait` for it; its children have no parent any more.
         """
         with self.contexts.entered():
-            self._stop(process)
+            self.smp.stop(process)
             self.memory.free(process.root, process.vmas)
         self.processes.remove(process)
         for child in self.processes:
@@ -240,17 +240,6 @@ class Kernel:
         if process.parent:
             self._zombies.append(process)
         self._tap(Exited(process.name))
-
-    def _stop(self, process: Process, *, elsewhere: bool = False) -> None:
-        """End the threads of ``process``, each on its CPU: all, or those on other CPUs than this.
-
-        Linux signals them by an interrupt, zap_other_threads(), which is left out here.
-        """
-        here = self.contexts
-        for number, contexts in enumerate(self.smp.contexts):
-            if contexts.current is process and not (elsewhere and contexts is here):
-                with self.smp.on(number), contexts.entered():
-                    contexts.switch(None)
 
     def wait(self) -> Process | None:
         """A child of the process that runs that has ended, once each; None if none has."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from kvmlab.base.errors import BadChoice
 from kvmlab.guest.contexts import Contexts
+from kvmlab.guest.process import Process
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.records import OnCpu
 
@@ -50,6 +51,17 @@ class Smp:
         if number != self._number:
             self._number = number
             self.cpu.tap(OnCpu(number))
+
+    def stop(self, process: Process, *, elsewhere: bool = False) -> None:
+        """End the threads of ``process``, each on its CPU: all, or those on other CPUs than this.
+
+        Linux signals them by an interrupt, zap_other_threads(), which is left out here.
+        """
+        here = self.here
+        for number, contexts in enumerate(self.contexts):
+            if contexts.current is process and not (elsewhere and contexts is here):
+                with self.on(number), contexts.entered():
+                    contexts.switch(None)
 
     def bound(self, number: int, handler: Callable[[T], None]) -> Callable[[T], None]:
         """``handler`` as CPU ``number`` runs it, whose turn it then is."""
