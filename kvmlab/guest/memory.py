@@ -123,7 +123,7 @@ class Memory:
         if found := self._tables.table_at(process.root, gva, leaf):
             slot, table = found
             self._tables.write(slot, 0)
-            self._shootdown.flush_pages(process, [gva])
+            self._shootdown.flush_pages(process, [gva], vma.shift)
             entries = self._tables.entries(leaf - 1)
             for one, _level in self._tables.tables_below(table, leaf - 1, entries):
                 self._frames.free_table(one)
