@@ -14,7 +14,7 @@ from typing import Any
 import ipywidgets
 
 from kvmlab.base.errors import KvmlabError
-from kvmlab.text import say
+from kvmlab.text import say, speaking
 
 
 class Notice(ipywidgets.HTML):
@@ -25,6 +25,7 @@ class Notice(ipywidgets.HTML):
         edge = "4px solid var(--jp-error-color1, #b00020)"
         layout = ipywidgets.Layout(display="none", border_left=edge, padding="0 0 0 8px")
         super().__init__(layout=layout)
+        self.language = "en"
         self.add_class("kvmlab-notice")
 
     def tell(self, error: Exception) -> None:
@@ -32,9 +33,10 @@ class Notice(ipywidgets.HTML):
         if isinstance(error, KvmlabError):
             inside = escape(str(error))
         else:
-            short = escape(say("guard.trouble", error=f"{type(error).__name__}: {error}"))
             lines = escape("".join(format_exception(error)))
-            title = escape(say("guard.details"))
+            with speaking(self.language):
+                short = escape(say("guard.trouble", error=f"{type(error).__name__}: {error}"))
+                title = escape(say("guard.details"))
             inside = f"{short}<details><summary>{title}</summary><pre>{lines}</pre></details>"
         self.value = f'<div role="alert">{inside}</div>'
         self.layout.display = None

@@ -6,7 +6,8 @@ between which the kernel serves the browser, so that progress moves and Stop wor
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import ipywidgets as widgets
 from kvmlab import workloads
 from kvmlab.figures import modes as figures
 from kvmlab.figures.scene import Table
+from kvmlab.kvm.policy import NAIVE, POLICIES, policy_named
 from kvmlab.labs.charts import Bars
-from kvmlab.labs.guard import Notice
+from kvmlab.labs.guard import Notice, guarded
+from kvmlab.labs.words import Words, language_control
 from kvmlab.machine import MMUS
 from kvmlab.study.compare import Row, Study, study
-from kvmlab.text import say
+from kvmlab.text import say, speaking
 from kvmlab.workloads.trace import Trace
 
 Job = Generator[None, None, None]
@@ -59,20 +62,26 @@ class ModesLab(widgets.VBox):
         trace: str = "sort",
         records: int | None = AMOUNTS[1],
         designs: Iterable[str] = MMUS,
+        policy: str = NAIVE.name,
     ) -> None:
-        """Run ``trace``, a shipped name or a path, and show it; ``records`` None means all."""
+        """Run ``trace``, a shipped name or a path, and show it; ``records`` None means all.
+
+        ``policy`` is the shadow MMU's (kvm/policy.py).
+        """
         self.rows: list[Row] = []
-        self._results: dict[tuple[State, int, str], Row] = {}
+        self._results: dict[tuple[State, int, str, str], Row] = {}
         self._loaded: tuple[State, Trace] | None = None
         self._job: Job | None = None
         self._task: asyncio.Task[None] | None = None
         self._bars: list[Bars] = []
-        self._make_controls(trace, records, set(designs))
+        self._words, self.language = Words(), language_control("en")
+        self._make_controls(trace, records, set(designs), policy_named(policy).name)
         self._make_outputs()
+        self._words.speak()
         super().__init__(
             [
-                _line(self.trace, self.file, self.records),
-                _line(*self.designs.values()),
+                _line(self.trace, self.file, self.records, self.language),
+                _line(*self.designs.values(), self.policy),
                 _line(self.progress, self.done, self.stop),
                 self.notice,
                 self.sentence,
@@ -98,50 +107,40 @@ class ModesLab(widgets.VBox):
 
     # -- making ---------------------------------------------------------------------------
 
-    def _make_controls(self, trace: str, records: int | None, designs: set[str]) -> None:
-        own = trace not in workloads.SHIPPED
+    def _make_controls(
+        self, trace: str, records: int | None, designs: set[str], policy: str
+    ) -> None:
+        own, words = trace not in workloads.SHIPPED, self._words
         wide = {"description_width": "initial"}
-        self.trace = widgets.Dropdown(
-            description=say("modes.control.trace"),
-            options=[(name, name) for name in reversed(workloads.SHIPPED)]
-            + [(say("modes.control.own"), OWN)],
-            value=OWN if own else trace,
-            style=wide,
-            layout=widgets.Layout(width="max-content"),
-        )
+        self.trace = _dropdown((*reversed(workloads.SHIPPED), OWN), OWN if own else trace)
+        words.on(self.trace, "modes.control.trace")
+        words.options(self.trace, _trace_names)
         self.file = widgets.Text(
-            description=say("modes.control.file"),
-            placeholder=say("modes.control.file.hint"),
             value=trace if own else "",
             continuous_update=False,
             style=wide,
             layout=widgets.Layout(width="360px", display=None if own else "none"),
         )
+        words.on(self.file, "modes.control.file")
+        words.on(self.file, "modes.control.file.hint", "placeholder")
         amounts = sorted({*AMOUNTS, records or AMOUNTS[0]})
-        self.records = widgets.Dropdown(
-            description=say("modes.control.records"),
-            options=[
-                *((say("modes.control.first", number=figures.number(n)), n) for n in amounts),
-                (say("modes.control.all"), ALL),
-            ],
-            value=records or ALL,
-            style=wide,
-            layout=widgets.Layout(width="max-content"),
-        )
-        self.designs = {
-            mmu: widgets.Checkbox(
-                value=mmu in designs,
-                description=figures.design(mmu),
-                indent=False,
-                layout=widgets.Layout(width="max-content", margin="2px 16px 2px 2px"),
-            )
-            for mmu in MMUS
-        }
+        self.records = _dropdown((*amounts, ALL), records or ALL)
+        words.on(self.records, "modes.control.records")
+        words.options(self.records, lambda: _amount_names(amounts))
+        self.designs = {mmu: self._checkbox(mmu, chosen=mmu in designs) for mmu in MMUS}
+        self.policy = _dropdown([one.name for one in POLICIES], policy)
+        words.on(self.policy, "modes.control.policy")
+        words.options(self.policy, _policy_names)
+
+    def _checkbox(self, mmu: str, *, chosen: bool) -> widgets.Checkbox:
+        layout = widgets.Layout(width="max-content", margin="2px 16px 2px 2px")
+        box = widgets.Checkbox(value=chosen, indent=False, layout=layout)
+        return self._words.on(box, f"design.{mmu}")
 
     def _make_outputs(self) -> None:
         self.progress = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="240px"))
         self.done = widgets.HTML()
-        self.stop = widgets.Button(description=say("modes.control.stop"))
+        self.stop = self._words.on(widgets.Button(), "modes.control.stop")
         self.notice = Notice()
         self.sentence = widgets.HTML()
         self.sentence.add_class("kvm-modes-sentence")
@@ -155,14 +154,18 @@ class ModesLab(widgets.VBox):
         self.table = widgets.HTML()
 
     def _observe(self) -> None:
-        for control in (self.trace, self.file, self.records, *self.designs.values()):
+        controls = (self.trace, self.file, self.records, self.policy, *self.designs.values())
+        for control in controls:
             control.observe(lambda _change: self._run(), names="value")
+        self.language.observe(self._speak, names="value")
         self.stop.on_click(lambda _button: self._stopped())
 
     # -- running --------------------------------------------------------------------------
 
     def _run(self) -> None:
         """Begin what the controls ask for, in place of what is running."""
+        if self._words.busy:
+            return
         self._halt()
         self.file.layout.display = None if self.trace.value == OWN else "none"
         self._job = self._guarded()
@@ -180,7 +183,8 @@ class ModesLab(widgets.VBox):
 
     def _stopped(self) -> None:
         self._halt()
-        self.done.value = escape(say("modes.stopped"))
+        with self._spoken():
+            self.done.value = escape(say("modes.stopped"))
         self.done.layout.display = None
 
     def _guarded(self) -> Job:
@@ -198,12 +202,14 @@ class ModesLab(widgets.VBox):
         state, trace = self._read(source)
         records = self.records.value
         part = trace.head(records) if records else trace
-        wanted = [mmu for mmu, box in self.designs.items() if box.value]
-        for mmu in wanted:
-            if (state, len(part), mmu) not in self._results:
-                row = yield from self._watched(mmu, study(part, mmu))
-                self._results[state, len(part), mmu] = row
-        self._show([self._results[state, len(part), mmu] for mmu in wanted])
+        wanted = []
+        for mmu in [mmu for mmu, box in self.designs.items() if box.value]:
+            options = {"policy": self.policy.value} if mmu == "shadow" else {}
+            key = state, len(part), mmu, options.get("policy", "")
+            if key not in self._results:
+                self._results[key] = yield from self._watched(mmu, study(part, mmu, **options))
+            wanted.append(key)
+        self._show([self._results[key] for key in wanted])
 
     def _read(self, source: str) -> tuple[State, Trace]:
         """The trace, read again only if its file has changed."""
@@ -229,8 +235,23 @@ class ModesLab(widgets.VBox):
 
     # -- showing --------------------------------------------------------------------------
 
+    @guarded
+    def _speak(self, _change: object = None) -> None:
+        """Say everything in the language chosen; nothing is run again."""
+        self.notice.language = self.language.value
+        with self._spoken():
+            self._words.speak()
+        self._show(self.rows)
+
+    def _spoken(self) -> AbstractContextManager[None]:
+        return speaking(self.language.value)
+
     def _show(self, rows: list[Row]) -> None:
         self.rows = rows
+        with self._spoken():
+            self._tell(rows)
+
+    def _tell(self, rows: list[Row]) -> None:
         self.sentence.value = f'<p role="status">{escape(figures.sentence(rows))}</p>'
         self.table.value = STYLE + (table_html(figures.table(rows)) if rows else "")
         self.charts.layout.display = None if rows else "none"
@@ -257,13 +278,38 @@ class ModesLab(widgets.VBox):
         self.progress.value = share or 0.0
         if share is not None:
             numbers = {"done": figures.number(done), "total": figures.number(total)}
-            self.done.value = escape(say("modes.progress", design=figures.design(mmu), **numbers))
+            with self._spoken():
+                words = say("modes.progress", design=figures.design(mmu), **numbers)
+            self.done.value = escape(words)
 
 
 async def _in_slices(job: Job) -> None:
     """Do ``job``, giving the browser its turn between two slices."""
     for _ in job:
         await asyncio.sleep(0)
+
+
+def _dropdown(options: Sequence[object], value: object) -> widgets.Dropdown:
+    return widgets.Dropdown(
+        options=options,
+        value=value,
+        style={"description_width": "initial"},
+        layout=widgets.Layout(width="max-content"),
+    )
+
+
+def _trace_names() -> list[tuple[str, str]]:
+    shipped = [(name, name) for name in reversed(workloads.SHIPPED)]
+    return [*shipped, (say("modes.control.own"), OWN)]
+
+
+def _amount_names(amounts: Sequence[int]) -> list[tuple[str, int]]:
+    first = [(say("modes.control.first", number=figures.number(n)), n) for n in amounts]
+    return [*first, (say("modes.control.all"), ALL)]
+
+
+def _policy_names() -> list[tuple[str, str]]:
+    return [(say(f"modes.policy.option.{one.name}"), one.name) for one in POLICIES]
 
 
 def _line(*controls: widgets.Widget) -> widgets.Box:

@@ -43,6 +43,10 @@ class Player(anywidget.AnyWidget):
             self.set_trait("scene", scene.to_json())
             self.step, self.chosen, self.answer = step, "", {}
 
+    def relabel(self) -> None:
+        """Say the words on the controls in the language spoken now."""
+        self.set_trait("labels", _labels())
+
     @property
     def steps(self) -> int:
         """How many steps the scene has."""

@@ -13,6 +13,7 @@ from kvmlab.figures.walk import Setting, design_name, read_walk, summary, walk_s
 from kvmlab.hardware.records import Kind
 from kvmlab.labs.guard import Notice, guarded
 from kvmlab.labs.player import Player
+from kvmlab.labs.words import Words, language_control
 from kvmlab.machine import MMUS, Chain, Machine
 from kvmlab.study.access import (
     GUESTS,
@@ -23,7 +24,7 @@ from kvmlab.study.access import (
     page_sizes,
     usual_address,
 )
-from kvmlab.text import say
+from kvmlab.text import say, speaking
 
 HOST_PAGES = ("4K", "2M", "1G")
 HOST_LEVELS = (4, 5)
@@ -43,11 +44,13 @@ class WalkLab(ipywidgets.VBox):
         if machine and machine.guest.current is None:
             raise BadChoice(say("lab.walk.process"))
         self._machine = machine
+        self._words, self.language = Words(), language_control("en")
         self._make_controls()
+        self._words.speak()
         self.notice, self.player, self.status = Notice(), Player(), ipywidgets.HTML()
         self.status.add_class("kvmlab-status")
-        rows = [self._row(self.design)] if machine is None else []
-        rows += [self._row(*self._access())]
+        rows = [self._row(self.design, self.language)] if machine is None else []
+        rows += [self._row(*self._access(), *([self.language] if machine else []))]
         rows += [self._row(*self._shape())] if machine is None else []
         super().__init__([*rows, self.notice, self.status, self.player])
         self.add_class("kvmlab-walk")
@@ -79,34 +82,41 @@ class WalkLab(ipywidgets.VBox):
     # -- controls -----------------------------------------------------------------------
 
     def _make_controls(self) -> None:
-        words = [(say(f"design.{name}"), name) for name in MMUS]
+        words = self._words
         self.design = ipywidgets.RadioButtons(
-            options=words,
+            options=MMUS,
             value="ept",
-            description=say("lab.walk.design"),
             orientation="horizontal",
             layout=ipywidgets.Layout(width="auto"),
         )
+        words.on(self.design, "lab.walk.design")
+        words.options(self.design, lambda: [(say(f"design.{name}"), name) for name in MMUS])
         self.design.add_class("kvmlab-design")
         levels = self._machine.guest.tables.format.levels if self._machine else 4
         self._suggested = hex(usual_address(levels))
         self.address = ipywidgets.Text(
             value=self._suggested,
-            description=say("lab.walk.address"),
             continuous_update=False,
             style={"description_width": "initial"},
             layout=ipywidgets.Layout(width="256px"),
         )
-        kinds = [(say(f"lab.walk.kind.{kind.name.lower()}"), kind) for kind in Kind]
-        self.kind = _dropdown("kind", kinds)
-        users = [(say(f"lab.walk.user.{name}"), name == "user") for name in ("user", "supervisor")]
-        self.user = _dropdown("user", users)
-        self.mapping = _dropdown("mapping", [(say(f"lab.walk.mapping.{m}"), m) for m in MAPPINGS])
-        self.guest_page = _dropdown("guest_page", page_sizes(levels))
-        self.host_page = _dropdown("host_page", HOST_PAGES)
-        self.guest_levels = _dropdown("guest_levels", [(_levels_name(n), n) for n in GUESTS])
+        words.on(self.address, "lab.walk.address")
+        self.kind = words.options(self._dropdown("kind", list(Kind)), _kinds)
+        self.user = words.options(self._dropdown("user", [True, False]), _users)
+        self.mapping = words.options(self._dropdown("mapping", MAPPINGS), _mappings)
+        self.guest_page = self._dropdown("guest_page", page_sizes(levels))
+        self.host_page = self._dropdown("host_page", HOST_PAGES)
+        self.guest_levels = self._dropdown("guest_levels", [(_levels_name(n), n) for n in GUESTS])
         self.guest_levels.value = levels
-        self.host_levels = _dropdown("host_levels", [(str(n), n) for n in HOST_LEVELS])
+        self.host_levels = self._dropdown("host_levels", [(str(n), n) for n in HOST_LEVELS])
+
+    def _dropdown(self, name: str, options: Sequence[object]) -> ipywidgets.Dropdown:
+        control = ipywidgets.Dropdown(
+            options=options,
+            style={"description_width": "initial"},
+            layout=ipywidgets.Layout(width="auto"),
+        )
+        return self._words.on(control, f"lab.walk.{name}")
 
     def _access(self) -> list[ipywidgets.Widget]:
         own = self._machine is not None
@@ -125,6 +135,16 @@ class WalkLab(ipywidgets.VBox):
         for control in (self.design, *self._access(), *shape):
             control.observe(self.update, names="value")
         self.guest_levels.observe(self._reshape, names="value")
+        self.language.observe(self._speak, names="value")
+
+    @guarded
+    def _speak(self, _change: object = None) -> None:
+        """Say everything in the language chosen, at the step where the learner is."""
+        self.notice.language = self.language.value
+        with speaking(self.language.value):
+            self._words.speak()
+            self.player.relabel()
+            self._picture(self.player.step)
 
     def _reshape(self, _change: object = None) -> None:
         """Offer what tables of so many levels have, then walk: one walk for all that changed."""
@@ -151,7 +171,8 @@ class WalkLab(ipywidgets.VBox):
     @guarded
     def update(self, _change: object = None) -> None:
         """Walk again with what the controls say; on an error nothing but the notice changes."""
-        self._show(self._record())
+        if not self._words.busy:
+            self._show(self._record())
 
     def _record(self) -> Recorded:
         request = Request(
@@ -170,16 +191,20 @@ class WalkLab(ipywidgets.VBox):
         return first_access(request)
 
     def _show(self, recorded: Recorded) -> None:
-        records, before = recorded.records, recorded.before
         setting = Setting.of(recorded.machine, recorded.gva)
-        scene = walk_scene(records, setting, before)
-        walk = read_walk(records, setting)
-        self._records, self._setting, self._walk = records, setting, walk
-        self.player.show(scene)
-        words = summary(walk, setting, before)
-        self.status.value = f'<div role="status">{escape(words)}</div>'
+        walk = read_walk(recorded.records, setting)
+        self._records, self._before = recorded.records, recorded.before
+        self._setting, self._walk = setting, walk
+        with speaking(self.language.value):
+            self._picture(0)
         self.host_page.disabled = setting.mmu == "native"
         self.host_levels.disabled = setting.mmu != "ept"
+
+    def _picture(self, step: int) -> None:
+        """What was recorded, as a scene from ``step`` on and one line."""
+        self.player.show(walk_scene(self._records, self._setting, self._before), step)
+        words = summary(self._walk, self._setting, self._before)
+        self.status.value = f'<div role="status">{escape(words)}</div>'
 
     def __repr__(self) -> str:
         """What is shown, in one line: the same text each time."""
@@ -196,10 +221,13 @@ def _levels_name(levels: int) -> str:
     return str(levels) if fmt.long_mode else f"{levels} ({fmt.name})"
 
 
-def _dropdown(name: str, options: Sequence[object]) -> ipywidgets.Dropdown:
-    return ipywidgets.Dropdown(
-        options=options,
-        description=say(f"lab.walk.{name}"),
-        style={"description_width": "initial"},
-        layout=ipywidgets.Layout(width="auto"),
-    )
+def _kinds() -> list[tuple[str, Kind]]:
+    return [(say(f"lab.walk.kind.{kind.name.lower()}"), kind) for kind in Kind]
+
+
+def _users() -> list[tuple[str, bool]]:
+    return [(say(f"lab.walk.user.{name}"), name == "user") for name in ("user", "supervisor")]
+
+
+def _mappings() -> list[tuple[str, str]]:
+    return [(say(f"lab.walk.mapping.{name}"), name) for name in MAPPINGS]

@@ -1,14 +1,36 @@
-"""What is said to the learner: one catalogue of sentences, one loader.
+"""What is said to the learner: one catalogue of sentences for each language, one loader.
 
 A sentence has a key such as ``walk.tlb.miss`` and may hold ``{placeholders}``.  Code holds keys
-only, so a second language is a second file.
+only, so a language is a file.  Which one is spoken is a matter of the context: two labs of one
+notebook may speak two.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 
-LANGUAGE = "en"
+from kvmlab.base.errors import BadChoice
+
+LANGUAGES = MappingProxyType({"en": "English", "zh": "中文"})
+"""The languages there are, each by its own name."""
+
+_spoken = ContextVar("kvmlab.language", default="en")
+
+
+@contextmanager
+def speaking(language: str) -> Iterator[None]:
+    """Inside, `say` speaks ``language``; raises `BadChoice` for one that there is not."""
+    if language not in LANGUAGES:
+        raise BadChoice(f"no sentences in {language!r}; there are {', '.join(LANGUAGES)}")
+    token = _spoken.set(language)
+    try:
+        yield
+    finally:
+        _spoken.reset(token)
 
 
 def say(key: str, /, **values: object) -> str:
@@ -16,9 +38,10 @@ def say(key: str, /, **values: object) -> str:
 
     Raises KeyError, naming the key, for a key or a value that is missing.
     """
-    sentences = _catalogue(LANGUAGE)
+    language = _spoken.get()
+    sentences = _catalogue(language)
     if key not in sentences:
-        message = f"there is no sentence {key!r} in {LANGUAGE}.json"
+        message = f"there is no sentence {key!r} in {language}.json"
         raise KeyError(message)
     try:
         return sentences[key].format(**values)

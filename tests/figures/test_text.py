@@ -8,10 +8,19 @@ from pathlib import Path
 import pytest
 
 import kvmlab.text
-from kvmlab.text import count, say
+from kvmlab.base.errors import BadChoice
+from kvmlab.text import LANGUAGES, count, say, speaking
 
 PACKAGE = Path(kvmlab.text.__file__).parents[1]
-SENTENCES = json.loads((PACKAGE / "text" / "en.json").read_text(encoding="utf-8"))
+CATALOGUES = {
+    language: json.loads((PACKAGE / "text" / f"{language}.json").read_text(encoding="utf-8"))
+    for language in LANGUAGES
+}
+SENTENCES = CATALOGUES["en"]
+
+
+def blanks(sentence):
+    return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
 
 
 def test_values_are_put_in():
@@ -35,10 +44,41 @@ def test_a_missing_value_is_an_error():
         say("player.count", number=3)
 
 
-def test_every_sentence_can_be_filled():
-    for key, sentence in SENTENCES.items():
-        names = {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
-        assert say(key, **dict.fromkeys(names, 1)), key
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_sentence_can_be_filled(language):
+    with speaking(language):
+        for key, sentence in CATALOGUES[language].items():
+            assert say(key, **dict.fromkeys(blanks(sentence), 1)), key
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_says_all_of_it_with_the_same_blanks(language):
+    spoken = {key: blanks(sentence) for key, sentence in CATALOGUES[language].items()}
+    assert spoken == {key: blanks(sentence) for key, sentence in SENTENCES.items()}
+
+
+def test_no_sentence_was_left_in_english():
+    """A sentence in Chinese has Chinese signs, unless it is made of the field's own terms."""
+    left = {
+        key
+        for key, sentence in CATALOGUES["zh"].items()
+        if sentence == SENTENCES[key] and len(sentence.split()) > 3
+    }
+    assert left == set()
+
+
+def test_a_language_is_spoken_inside_and_english_again_after():
+    with speaking("zh"):
+        assert say("modes.control.stop") == "停止"
+        with speaking("en"):
+            assert say("modes.control.stop") == "Stop"
+        assert say("modes.control.stop") == "停止"
+    assert say("modes.control.stop") == "Stop"
+
+
+def test_a_language_that_there_is_not_is_refused():
+    with pytest.raises(BadChoice, match="'xx'; there are en, zh"), speaking("xx"):
+        pass
 
 
 def test_every_plain_key_in_the_code_is_in_the_catalogue():

@@ -39,9 +39,9 @@ def runs(monkeypatch):
     heard = []
     real = modes_lab.study
 
-    def listening(trace, mmu):
+    def listening(trace, mmu, **options):
         heard.append(mmu)
-        return real(trace, mmu)
+        return real(trace, mmu, **options)
 
     monkeypatch.setattr(modes_lab, "study", listening)
     return heard

@@ -182,7 +182,7 @@ def test_every_control_has_a_name_and_waits_for_the_learner_to_finish():
     inputs = [one for one in controls(lab) if hasattr(one, "description_allow_html")]
     named = [one for one in inputs if not isinstance(one, ipywidgets.HTML)]
 
-    assert len(named) == 9
+    assert len(named) == 10
     assert all(one.description for one in named)
     assert lab.address.continuous_update is False
 
@@ -256,7 +256,7 @@ def test_an_own_machine_is_looked_at_as_it_is():
     assert lab.chain == machine.chain(0x40_1008)
     assert machine.cpu.tap == told.append
     choices = [one.description for one in controls(lab) if hasattr(one, "options")]
-    assert choices == ["Access", "Mode"]
+    assert choices == ["Access", "Mode", "Language / 语言"]
 
 
 def test_an_own_machine_of_32_bits_begins_with_an_address_that_fits():
