@@ -7,6 +7,7 @@ with the same numbers next to it.
 """
 
 from html import escape
+from unicodedata import east_asian_width
 
 import ipywidgets as widgets
 
@@ -127,8 +128,13 @@ def colour(party: str) -> str:
 
 def margins(chart: Chart) -> dict[str, int]:
     """Pixels around the bars: on the left as much as the longest name needs."""
-    widest = max((len(name) for name in chart.bars), default=0)
+    widest = max((_letters(name) for name in chart.bars), default=0)
     return {"top": 8, "bottom": 56, "left": int(LETTER * widest) + 16, "right": 16}
+
+
+def _letters(name: str) -> int:
+    """How many Latin letters would take as much room: a Chinese sign takes two."""
+    return sum(2 if east_asian_width(sign) in "WF" else 1 for sign in name)
 
 
 def ticks(longest: int) -> list[int]:

@@ -19,6 +19,7 @@ from kvmlab.figures.scene import Table
 from kvmlab.kvm.policy import NAIVE, POLICIES, policy_named
 from kvmlab.labs.charts import Bars
 from kvmlab.labs.guard import Notice, guarded
+from kvmlab.labs.player import Player
 from kvmlab.labs.words import Words, language_control
 from kvmlab.machine import MMUS
 from kvmlab.study.compare import Row, Study, study
@@ -87,8 +88,10 @@ class ModesLab(widgets.VBox):
                 self.sentence,
                 self.charts,
                 self.table,
+                Player(),  # shows nothing, and keeps JupyterLab's shortcuts off the lists
             ]
         )
+        self.add_class("kvmlab-lab")
         self.add_class("kvm-modes")
         self._observe()
         self._run()

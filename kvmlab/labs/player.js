@@ -76,7 +76,6 @@ function neighbour(from, nodes, [dx, dy]) {
 class Player {
   constructor(model, el) {
     this.model = model;
-    this.labels = model.get("labels");
     this.timer = 0;
     this.build(el);
     this.load();
@@ -88,11 +87,8 @@ class Player {
   }
 
   build(el) {
-    const button = (name, act) => {
-      const node = make("button", { type: "button", className: `kvm-${name}`, onclick: act });
-      this.dress(node, name);
-      return node;
-    };
+    const button = (name, act) =>
+      make("button", { type: "button", className: `kvm-${name}`, onclick: act });
     this.buttons = {
       first: button("first", () => this.manual(0)),
       back: button("back", () => this.manual(this.step - 1)),
@@ -101,7 +97,6 @@ class Player {
       last: button("last", () => this.manual(this.steps.length - 1)),
     };
     this.scrub = make("input", { type: "range", className: "kvm-scrub", min: 0, step: 1 });
-    this.scrub.setAttribute("aria-label", this.label("scrub"));
     this.scrub.oninput = () => this.manual(Number(this.scrub.value));
     this.count = make("span", { className: "kvm-count" });
     this.sentence = make("p", { className: "kvm-sentence", role: "status", "aria-live": "polite" });
@@ -110,12 +105,13 @@ class Player {
     this.caption = make("figcaption", {});
     this.detail = make("div", { className: "kvm-detail" });
     this.twin = make("details", { className: "kvm-twin" });
-    const bar = { className: "kvm-bar", role: "toolbar", "aria-label": this.label("toolbar") };
+    this.bar = make("div", { className: "kvm-bar", role: "toolbar" });
+    this.bar.append(...Object.values(this.buttons), this.scrub, this.count);
     const figure = make("figure", {}, this.stage, this.caption);
     this.root = make(
       "section",
       { className: "kvmlab-player", tabIndex: 0, role: "group", "data-lm-suppress-shortcuts": "true" },
-      make("div", bar, ...Object.values(this.buttons), this.scrub, this.count),
+      this.bar,
       this.sentence,
       this.question,
       make("div", { className: "kvm-body" }, figure, this.detail),
@@ -127,6 +123,14 @@ class Player {
     el.append(this.root);
   }
 
+  /** Say the words on the controls: they came with the scene, in the lab's language. */
+  relabel() {
+    this.labels = this.model.get("labels");
+    for (const [name, button] of Object.entries(this.buttons)) this.dress(button, name);
+    this.bar.setAttribute("aria-label", this.label("toolbar"));
+    this.scrub.setAttribute("aria-label", this.label("scrub"));
+  }
+
   dress(button, name) {
     button.replaceChildren(icon(name));
     button.title = this.label(name);
@@ -135,6 +139,7 @@ class Player {
 
   /** Take up the model's scene: a new drawing, a new table, no question answered yet. */
   load() {
+    this.relabel();
     this.stop();
     const scene = this.model.get("scene");
     this.steps = scene.steps ?? [];
@@ -321,8 +326,20 @@ class Player {
   }
 }
 
+/**
+ * JupyterLab's shortcuts would take arrow keys and letters from the lists of the lab around.  It
+ * looks for this attribute on the element that has the focus, not above it.
+ */
+function keepKeys(el, frames = 60) {
+  const lab = el.closest(".kvmlab-lab");
+  const keep = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+  if (lab) lab.addEventListener("focusin", keep);
+  else if (frames) requestAnimationFrame(() => keepKeys(el, frames - 1));
+}
+
 function render({ model, el }) {
   const player = new Player(model, el);
+  keepKeys(el);
   const load = () => player.load();
   const show = () => player.show();
   model.on("change:scene", load);

@@ -53,6 +53,7 @@ class WalkLab(ipywidgets.VBox):
         rows += [self._row(*self._access(), *([self.language] if machine else []))]
         rows += [self._row(*self._shape())] if machine is None else []
         super().__init__([*rows, self.notice, self.status, self.player])
+        self.add_class("kvmlab-lab")
         self.add_class("kvmlab-walk")
         self._show(self._record())
         self._observe()

@@ -39,7 +39,7 @@ def test_the_walk_goes_on_in_chinese(opened):
     assert lab.page.get_by_label("客户机级数", exact=True).count() == 1
     assert "CPU" in lab.seen(".kvmlab-player .kvm-sentence")
     lab.page.get_by_role("radio", name="原生分页").check()
-    lab.until(lambda: " 4 次引用" in lab.seen(".kvmlab-status"))
+    lab.until(lambda: "4 次引用" in lab.seen(".kvmlab-status"))
     lab.shot(f"walk-{lab.theme_name}-chinese", ".kvmlab-walk")
 
 
