@@ -93,6 +93,7 @@ OPERATIONS = st.lists(
         ACCESS,
         ACCESS,
         st.tuples(st.just("pte"), st.integers(0, PAGES - 1), FLAGS),
+        st.tuples(st.just("pte"), st.integers(0, PAGES - 1), FLAGS, st.just("MOV CR3")),
         st.tuples(st.just("pde"), st.integers(0, 1), FLAGS),
         st.tuples(st.just("toggle"), st.sampled_from(["WP", "WP", "SMEP", "SMAP", "NXE"])),
         st.tuples(st.just("cr3")),
@@ -182,9 +183,12 @@ class Bare:
             self.cpu.store(address, value, 4)
         self.cpu.cpl = 0
 
-    def set_pte(self, page, flags):
+    def set_pte(self, page, flags, flush="INVLPG"):
         self.store_entry(PT + self.mode.entry * page, FRAMES + (page << 12), flags)
-        invlpg(self.cpu, page << 12)
+        if flush == "INVLPG":
+            invlpg(self.cpu, page << 12)
+        else:
+            mov_cr3(self.cpu, self.mode.cr3)
 
     def set_pde(self, number, flags):
         target = LARGE_FRAME | LARGE if number else PT
@@ -224,6 +228,10 @@ ALTERNATING = [
     ("toggle", "WP"),
     KERNEL_WRITES,
 ]
+READ = ("access", 0, Kind.READ, 0, 0)
+SMAP_AFTER = [("pte", 0, READ_ONLY), ("toggle", "WP"), KERNEL_WRITES, ("toggle", "SMAP"), READ]
+OUT_OF_STEP = [READ, ("pte", 0, READ_ONLY), READ, ("pte", 0, USER, "MOV CR3"), READ]
+XD_BECOMES_RESERVED = [("pte", 0, TABLE | DIRTY | XD), READ, ("toggle", "NXE"), READ]
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -232,6 +240,9 @@ ALTERNATING = [
 @example(operations=ALTERNATING)
 @example(operations=[("toggle", "SMEP"), *ALTERNATING])
 @example(operations=[("toggle", "WP"), KERNEL_WRITES, ("pde", 0, READ_ONLY), *ALTERNATING])
+@example(operations=SMAP_AFTER)
+@example(operations=XD_BECOMES_RESERVED)
+@example(operations=OUT_OF_STEP)
 def test_a_bare_guest_sees_the_same_on_every_design(name, operations):
     native = Bare(MODES[name], "native").run(operations)
     for design in ("ept", *(one.name for one in POLICIES)):

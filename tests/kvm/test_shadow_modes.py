@@ -22,7 +22,7 @@ from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import GeneralProtection, Kind, Mapped, PageFault
 from kvmlab.host.kernel import Host
 from kvmlab.kvm.policy import POLICIES, TODAY
-from kvmlab.kvm.records import ShadowPageMade, ShadowPageZapped
+from kvmlab.kvm.records import FaultHandled, ShadowPageMade, ShadowPageZapped
 from kvmlab.kvm.shadow_mmu import ShadowMmu
 from kvmlab.kvm.shadow_pages import Slot
 from kvmlab.kvm.vcpu import Vcpu
@@ -121,6 +121,16 @@ def test_the_root_of_a_32_bit_guest_has_four_shadow_pages_and_a_leaf_table_two()
     assert guest.reads(513 << 12, 4) == OTHER
     assert guest.shadowing(PT >> 12) == [(1, 0), (1, 1)]
     assert guest.vcpu.mmu.table_frames == len(guest.pages) + 1  # and the table of the PDPTEs
+
+
+def test_what_lies_beside_an_entry_of_the_second_half_is_prefetched_from_there():
+    guest = narrow()
+    beside = {512: OTHER, 514: DATA, 0: DATA, 2: OTHER}  # those of the first half are a trap
+    guest.put({PT + 4 * index: frame | USER_PAGE for index, frame in beside.items()})
+    assert guest.reads(513 << 12, 4) == OTHER
+    taken = len([one for one in guest.records if isinstance(one, FaultHandled)])
+    assert guest.reads(514 << 12, 4) == DATA
+    assert len([one for one in guest.records if isinstance(one, FaultHandled)]) == taken
 
 
 @pytest.mark.parametrize("host_shift, level", [(12, 1), (21, 2)])
@@ -277,6 +287,7 @@ def test_a_guest_may_go_through_all_modes_and_back(policy):
         assert isinstance(guest.reads(1 << 39), PageFault)
 
         mov_cr0(cpu, CR0_PE)
+        assert guest.reads(OTHER) == OTHER  # EFER.LME is still set
         wrmsr_efer(cpu, 0)
         mov_cr4(cpu, CR4_PSE)
         cpu.store(PT, OTHER | USER_PAGE)  # a table of the modes before, without paging
