@@ -12,7 +12,7 @@ from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.formats import ALL_RIGHTS, Format, compile_tables, format_named
 from kvmlab.hardware.instructions import load_pdptes
 from kvmlab.hardware.processor import Controls
-from kvmlab.hardware.ram import PAGE_SIZE, Ram
+from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.tlb import UNIFIED, Geometry
 from kvmlab.hardware.turns import Turns
@@ -27,9 +27,10 @@ from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
 from kvmlab.qemu.firmware import boot_controls, identity_tables
 from kvmlab.qemu.machine import Qemu, memory_map
+from kvmlab.qemu.nested import L1, Shape
 
 MMUS = ("native", "shadow", "ept")
-DESIGNS = (*MMUS, "npt", "agile")
+DESIGNS = (*MMUS, "npt", "agile", "l2-ept", "l2-shadow")
 _HOST_SHIFTS = (12, 21, 30)
 MOST_VCPUS = 32  # as Firecracker allows; the pictures would not hold more
 _LOW_MEMORY = 896 << 20  # what a 32-bit Linux maps directly
@@ -71,6 +72,7 @@ class Machine:
         kpti: bool = False,
         pcid: bool = False,
         vcpus: int = 1,
+        vmcs_shadowing: bool = True,
         geometry: Geometry = UNIFIED,
         tap: Tap = silent,
     ) -> None:
@@ -80,7 +82,7 @@ class Machine:
         fmt = _guest_format(guest_levels, mmu)
         host_shift = _host_shift(host_page)
         _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
-        _check_vcpus(vcpus)
+        _check_vcpus(vcpus, mmu)
         self.mmu, self.tap = mmu, tap
         self.guest_page = parse_size(guest_page)
         self._shadow_policy = policy_named(policy)
@@ -90,13 +92,15 @@ class Machine:
         self.host: Host | None = None
         self.qemu: Qemu | None = None
         self.vcpu: Vcpu | None = None
+        self.l1: L1 | None = None  # of a nested guest: the hypervisor between it and the host
         if mmu == "native":
             identity_tables(fmt, memory_map(guest_size), self.ram.write)
             for cpu in self.cpus:
                 cpu.start(boot_controls(fmt))
         else:
-            self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels))
-        if fmt.mode == "PAE" and mmu != "shadow":  # where CR3 loads exit KVM has done so
+            shadowing = vmcs_shadowing
+            self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels), shadowing)
+        if fmt.mode == "PAE" and "shadow" not in mmu:  # where CR3 loads exit KVM has done so
             load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
             self.cpu.refresh()
         others = self.cpus[1:]
@@ -105,9 +109,16 @@ class Machine:
         )
         self.guest.page_shift(self.guest_page)
 
-    def _power_on(self, fmt: Format, size: int, host_shift: int, levels: int) -> None:
+    def _power_on(
+        self, fmt: Format, size: int, host_shift: int, levels: int, shadowing: bool
+    ) -> None:
         """Start QEMU, its VM, and virtual CPUs in the mode that firmware leaves."""
         self.host = Host(self.ram, self.tap)
+        if self.mmu.startswith("l2-"):
+            shape = Shape(self.mmu, fmt, size, host_shift, levels, self._shadow_policy, shadowing)
+            self.l1 = L1(self.cpu, self.host, shape)
+            self.qemu, self.vcpu = self.l1.below, self.l1.l0
+            return
         self.qemu = Qemu(self.host, size, host_shift, self.tap)
         self.qemu.load_firmware(fmt)
         vm, boot = self.qemu.vm, boot_controls(fmt)
@@ -126,14 +137,17 @@ class Machine:
 
     @property
     def vm(self) -> Vm | None:
-        """The VM; None when the kernel runs on the metal."""
+        """The VM in which the kernel runs, L1's of a nested guest; None on the metal."""
+        if self.l1:
+            return self.l1.qemu.vm
         return self.qemu.vm if self.qemu else None
 
     @property
     def policy(self) -> str:
         """How this design works, in a few words for the screen."""
         native = "no hypervisor: the guest's tables are the only ones"
-        return self.vcpu.mmu.policy if self.vcpu else native
+        vcpu = self.l1.vcpu if self.l1 else self.vcpu
+        return vcpu.mmu.policy if vcpu else native
 
     def chain(self, gva: int | str) -> Chain:
         """Follow an address of the current process through all four spaces, without effect."""
@@ -142,12 +156,20 @@ class Machine:
         gpa = self._gpa(process.root, address) if process else None
         if self.vm is None:
             return Chain(address, gpa, None, gpa)
-        backing = self.vm.look(gpa) if gpa is not None else None
-        if backing is None:
-            slot = self.vm.slots.find(gpa) if gpa is not None else None
-            hva = slot.hva_of(gpa) if slot and gpa is not None else None
-            return Chain(address, gpa, hva, None)
-        return Chain(address, gpa, backing.hva, backing.host.address)
+        if gpa is None:
+            return Chain(address, None, None, None)
+        slot = self.vm.slots.find(gpa)
+        return Chain(address, gpa, slot.hva_of(gpa) if slot else None, self.host_address(gpa))
+
+    def host_address(self, gpa: int) -> int | None:
+        """Where guest-physical ``gpa`` is in the host, without effect; through L1 if need be."""
+        if self.l1:
+            found = self.l1.look(gpa)
+            if found is None:
+                return None
+            gpa = found
+        backing = self.qemu.vm.look(gpa) if self.qemu else None
+        return backing.host.address if backing else None
 
     def _gpa(self, root: int, gva: int) -> int | None:
         tables = compile_tables(self.guest.tables.format, self.cpu.processor)
@@ -159,17 +181,19 @@ class Machine:
                 return None if isinstance(end.value, Fault) else end.value.address
 
     def _look(self, gpa: int) -> Walk:
-        backing = self.vm.look(gpa) if self.vm else None
-        if backing is None:
+        hpa = self.host_address(gpa)
+        if hpa is None:
             return Fault("guest", 0, "absent", gpa, 0, 0)
-        return Mapped("host", backing.host.address, backing.host.shift, ALL_RIGHTS, 0, [])
+        return Mapped("host", hpa, PAGE_SHIFT, ALL_RIGHTS, 0, [])
         yield  # a walk is a generator
 
     def table_bytes(self) -> dict[str, int]:
         """Page-table memory now, in bytes: the guest's, EPT's and the shadow's."""
         frames = {"guest": self.guest.table_frames, "ept": 0, "shadow": 0}
         mmu = self.vcpu.mmu if self.vcpu else None
-        if isinstance(mmu, AgileMmu):
+        if self.l1:
+            frames |= self.l1.table_frames()
+        elif isinstance(mmu, AgileMmu):
             frames |= {"ept": mmu.ept.table_frames, "shadow": len(mmu.pages)}
         elif mmu:
             frames[mmu.name] = mmu.table_frames
@@ -196,7 +220,9 @@ def _sibling(first: Vcpu, guest: Controls, vcpu: Vcpu) -> Mmu:
     return first.mmu.sibling(vcpu.vmcs, vcpu.cpu, guest)
 
 
-def _check_vcpus(count: int) -> None:
+def _check_vcpus(count: int, mmu: str) -> None:
+    if mmu.startswith("l2-") and count != 1:
+        raise BadChoice(f"a nested guest has one virtual CPU here, not {count!r}")
     if type(count) is not int or not 1 <= count <= MOST_VCPUS:
         raise BadChoice(f"{count!r} virtual CPUs are not on offer; choose 1 to {MOST_VCPUS}")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -97,11 +98,8 @@ def guest_memory(machine):
     found = {}
     for start, length in ((0x10_0000, (16 << 20) - 0x10_0000),):
         for gpa in range(start, start + length, 4096):
-            if machine.vm is None:
-                data = machine.ram.read(gpa, 4096)
-            else:
-                backing = machine.vm.look(gpa)
-                data = machine.ram.read(backing.host.address, 4096) if backing else b""
+            hpa = gpa if machine.vm is None else machine.host_address(gpa)
+            data = machine.ram.read(hpa, 4096) if hpa is not None else b""
             if any(data):
                 found[gpa] = data
     return found
@@ -173,6 +171,30 @@ def test_a_table_write_under_shadow_paging_drops_the_entry_it_changes():
     zaps.clear()
     process.mprotect(AREAS[0], write=False)
     assert zaps
+
+
+NESTED = [("l2-ept", {}), *(("l2-shadow", {"policy": name}) for name in ("naive", "today"))]
+
+
+@settings(max_examples=8)
+@given(st.sampled_from([*NESTED, ("l2-ept", {"vmcs_shadowing": False})]), OPERATIONS)
+def test_a_nested_guest_sees_the_same_machine(design, operations):
+    mmu, options = design
+    native, _ = run("native", operations)
+    seen, machine = run(mmu, operations, **options)
+    assert seen == native
+    check_no_stale_translation(machine)
+
+
+@pytest.mark.parametrize("levels, page", [(2, "4K"), (3, "4K"), (4, "2M"), (5, "4K")])
+def test_nested_guests_of_other_formats_agree_too(levels, page):
+    operations = [("store", 0, 0, n, n) for n in range(3)] + [("protect", 0, 0, False)]
+    operations += [("store", 0, 0, 1, 9), ("restart", 0), ("load", 0, 0, 1)]
+    options = {"guest_levels": levels, "guest_page": page}
+    native, _ = run("native", operations, **options)
+    for mmu in ("l2-ept", "l2-shadow")[: 2 if levels > 3 else 1]:
+        seen, _ = run(mmu, operations, **options)
+        assert seen == native, mmu
 
 
 def test_nested_paging_of_amd_is_the_same_machine_too():

@@ -21,7 +21,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-DESIGNS = ("native", "shadow", "ept", "npt", "agile")
+DESIGNS = ("native", "shadow", "ept", "npt", "agile", "l2-ept", "l2-shadow")
 """`machine.DESIGNS`, here without the engine."""
 
 _Value = TypeVar("_Value")

@@ -137,18 +137,19 @@ def exits(records: Iterable[object]) -> Counter[tuple[str, str]]:
     ``filled`` or ``other``.
     """
     found: Counter[tuple[str, str]] = Counter()
-    reason, deed = "", "other"
+    under_way = [["", "other"]]  # a nested guest's exit is served by a hypervisor that exits too
     for record in records:
         match record:
             case VmExit():
-                reason, deed = record.reason.name.lower(), "other"
+                under_way.append([record.reason.name.lower(), "other"])
             case Reflected():
-                deed = "reflected"
+                under_way[-1][1] = "reflected"
             case WriteTrapped():
-                deed = "trapped"
-            case SpteSet() if deed == "other":
-                deed = "filled"
-            case VmEntry():
+                under_way[-1][1] = "trapped"
+            case SpteSet() if under_way[-1][1] == "other":
+                under_way[-1][1] = "filled"
+            case VmEntry() if len(under_way) > 1:
+                reason, deed = under_way.pop()
                 found[reason, deed] += 1
     return found
 

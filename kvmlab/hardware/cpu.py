@@ -87,6 +87,10 @@ class Cpu(Mmu):
         self._native = controls
         self.refresh()
 
+    def vmptrld(self, vmcs: Vmcs) -> Vmcs:
+        """VMPTRLD: make ``vmcs`` current; returns what VMREAD and VMWRITE reach it through."""
+        return vmcs
+
     def enter(self, vmcs: Vmcs) -> None:
         """VMLAUNCH: from now on the guest runs, under ``vmcs``.
 

@@ -151,10 +151,17 @@ class ExitReason(IntEnum):
     EXCEPTION = 0
     EXTERNAL_INTERRUPT = 1
     INVLPG = 14
+    VMLAUNCH = 20
+    VMPTRLD = 21
+    VMREAD = 23
+    VMRESUME = 24
+    VMWRITE = 25
     CR_ACCESS = 28
     WRMSR = 32
     EPT_VIOLATION = 48
     EPT_MISCONFIG = 49
+    INVEPT = 50
+    INVVPID = 53
     INVPCID = 58
     PML_FULL = 62
     NPF = 0x400  # AMD's #VMEXIT code of a nested page fault

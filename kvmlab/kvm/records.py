@@ -78,6 +78,13 @@ class UnsyncEnded:
 
 
 @dataclass(slots=True)
+class ExitToL1:
+    """An exit of a nested guest (L2) is its hypervisor's (L1's) to serve: L0 enters L1."""
+
+    reason: str
+
+
+@dataclass(slots=True)
 class ModeSwitched:
     """Agile paging: a guest table, with all below it, is walked nested now, or shadowed again."""
 

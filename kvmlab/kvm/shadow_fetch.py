@@ -29,6 +29,8 @@ _LARGEST_LEAF = 3
 class Fetch:
     """Builds shadow paths from what the walk of the guest's tables found."""
 
+    upper = _TABLE
+
     def __init__(self, parts: Parts, sync: Sync) -> None:
         self._vm, self._policy, self._flushes = parts.vm, parts.policy, parts.flushes
         self._guest, self._pages, self._sptes = parts.guest, parts.pages, parts.sptes
@@ -101,7 +103,7 @@ class Fetch:
             self._sync.children(child)
             if self._pages.drop(slot):
                 self._flushes.request("relinked")
-            self._pages.link(slot, child, _TABLE)
+            self._pages.link(slot, child, self.upper)
         child.writes = 0
         return child
 

@@ -97,6 +97,7 @@ class ShadowMmu:
     def arm(self) -> None:
         """Page faults, CR3 loads and INVLPG exit; the hardware walks the shadow root."""
         self._vmcs.guest, self._vmcs.read_shadow = replace(self._guest), self._guest
+        self._vmcs.shadowed = True
         self._vmcs.cr3_load_exiting = self._vmcs.invlpg_exiting = True
         self._vmcs.cr0_host_owned = self._vmcs.cr4_host_owned = -1
         self._vmcs.efer_exiting = True

@@ -34,13 +34,13 @@ class TrackedEpt(EptMmu):
         tree: Tree | None = None,
     ) -> None:
         super().__init__(vm, vmcs, cpu, levels, tree=tree)
-        self._tables = tables
+        self.tables = tables
         if tree is None:
             tables.on_protect.append(self.write_protect)
 
     def sibling(self, vmcs: Vmcs, cpu: Cpu, _guest: Controls) -> "TrackedEpt":
         """The MMU of another virtual CPU: the same tree."""
-        return TrackedEpt(self.vm, vmcs, cpu, self._levels, self._tables, self._tree)
+        return TrackedEpt(self.vm, vmcs, cpu, self._levels, self.tables, self._tree)
 
     def write_protect(self, gfn: int) -> None:
         """Take W from the leaf that maps ``gfn``; a large one goes, to be filled in small ones."""
@@ -70,10 +70,10 @@ class TrackedEpt(EptMmu):
         gfn = gpa >> PAGE_SHIFT
         while leaf_level > 1:
             size = covered(leaf_level)
-            if not self._tables.shadows_any(gfn & ~(size - 1), size):
+            if not self.tables.shadows_any(gfn & ~(size - 1), size):
                 break
             leaf_level -= 1
-        if leaf_level == 1 and self._tables.tracked(gfn):
+        if leaf_level == 1 and self.tables.tracked(gfn):
             backing = replace(backing, slot=replace(backing.slot, flags=READONLY))
         super()._map(gpa, backing, leaf_level)
 

@@ -21,7 +21,7 @@ class Vcpu:
     def __init__(self, cpu: Cpu, boot: Controls, make_mmu: Callable[["Vcpu"], Mmu]) -> None:
         self.cpu = cpu
         self.guest = boot  # the registers as the guest set them
-        self.vmcs = Vmcs(host_entry=self.handle, guest=boot, vpid=cpu.number + 1)
+        self.vmcs = cpu.vmptrld(Vmcs(host_entry=self.handle, guest=boot, vpid=cpu.number + 1))
         self.mmu = make_mmu(self)
         self.vm = self.mmu.vm
         self.vm.vcpus.append(self)

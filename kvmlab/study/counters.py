@@ -84,6 +84,15 @@ class Tally:
         )
 
 
+@dataclass(slots=True)
+class _Exit:
+    """An exit that is being served: why, on whose account, and what was done about it."""
+
+    reason: str
+    side: Tally
+    deed: str = "other"
+
+
 class Counters:
     """A tap that tallies TLB lookups, references, VM exits and page faults, by side.
 
@@ -123,8 +132,7 @@ class Counters:
         self.program = Tally()
         self.kernel = Tally()
         self._side = self.kernel
-        self._exits: list[tuple[Tally, str]] = []  # not over yet: a virtual CPU may kick others
-        self._deed = ""
+        self._under_way: list[_Exit] = []  # that of a nested guest is served by exits of L1
         self.shadow_pages = self.shadow_pages_peak = 0
 
     @property
@@ -150,22 +158,27 @@ class Counters:
         self._side.page_faults += 1
 
     def _exit(self, record: VmExit) -> None:
-        self._exits.append((self._side, record.reason.name))
-        self._deed = "other"
+        self._under_way.append(_Exit(record.reason.name, self._side))
 
     def _entry(self, _record: VmEntry) -> None:
-        self._side, reason = self._exits.pop() if self._exits else (self._side, "")
-        self._side.exits[reason, self._deed] += 1
+        if self._under_way:
+            done = self._under_way.pop()
+            self._side = done.side
+            self._side.exits[done.reason, done.deed] += 1
+
+    def _did(self, deed: str) -> None:
+        if self._under_way:
+            self._under_way[-1].deed = deed
 
     def _reflected(self, _record: Reflected) -> None:
-        self._deed = "reflected"
+        self._did("reflected")
 
     def _write_trapped(self, _record: WriteTrapped) -> None:
-        self._deed = "trapped"
+        self._did("trapped")
 
     def _spte_set(self, _record: SpteSet) -> None:
-        if self._deed == "other":
-            self._deed = "filled"
+        if self._under_way and self._under_way[-1].deed == "other":
+            self._did("filled")
 
     def _shadow_page_made(self, _record: ShadowPageMade) -> None:
         self.shadow_pages += 1

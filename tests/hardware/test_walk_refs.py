@@ -166,6 +166,98 @@ def test_agile_walk_reads_as_many_entries_as_the_table_says(row):
     assert sum(one.table == "shadow" for one in steps) == depth
 
 
+NESTED_GUESTS = [r for r in ROWS if r["mode"].startswith("nested-nested")]
+L1_OFFSET, L0_OFFSET = 0x8000_0000, 0x1_0000_0000  # L2 GPA + L1's = L1 GPA; that + L0's = HPA
+
+
+class Nested:
+    """L2's tables, EPT12 and EPT01 of a row, each in the memory in which it lives."""
+
+    def __init__(self, row):
+        self.ram, self.row = Ram(1 << 34), row
+        self.fmt = format_named(FORMATS[row["l2"]])
+        self.tables = compile_tables(self.fmt, Processor())
+        l2, l1 = self._builder(L1_OFFSET + L0_OFFSET), self._builder(L0_OFFSET)
+        self.l1, self.l0 = l1, self._builder(0)
+        self.cr3 = l2.frame()
+        l2.map(self.fmt, self.cr3, GVA, DATA, SHIFTS[row["l2_page"]], 0x7)
+        self.data = DATA + GVA % (1 << SHIFTS[row["l2_page"]])
+        self.used = [*range(0, l2.next, 0x1000), self.data]
+        self.tables12, self.root12 = self._ept(l1, row["l1"], row["l1_page"], self.used, L1_OFFSET)
+        self.room = [*range(0, 0x10_0000, 0x1000)]  # L1's own tables, with some to spare
+        used = [*self.room, *(gpa + L1_OFFSET for gpa in self.used)]
+        self.tables01, self.root01 = self._ept(self.l0, row["l0"], row["l0_page"], used, L0_OFFSET)
+
+    def _builder(self, base):
+        return Builder(store(self.ram, base))
+
+    def _ept(self, builder, levels, page, gpas, offset):
+        fmt, shift, root = format_named(HOSTS[levels]), SHIFTS[page], builder.frame()
+        for start in {gpa >> shift << shift for gpa in gpas}:
+            builder.map(fmt, root, start, start + offset, shift, 0x37)
+        return compile_tables(fmt, Processor()), root
+
+    def locate01(self, gpa):
+        return (yield from walk(self.tables01, self.root01, gpa, self.ram))
+
+    def locate12(self, gpa):
+        """Three dimensions: an EPT12 whose own entries are found through EPT01."""
+        found = yield from walk(self.tables12, self.root12, gpa, self.ram, self.locate01)
+        return (yield from self.locate01(found.address))
+
+    def through(self, locate, tables=None, root=None):
+        """A walk of L2's (or other) tables, and of what finds the page at its end."""
+        tables, root = tables or self.tables, self.cr3 if root is None else root
+        steps, found = drain(walk(tables, root, GVA, self.ram, locate))
+        last, end = drain(locate(found.address)) if locate else ([], found)
+        assert end.address == self.data + L1_OFFSET + L0_OFFSET
+        return len(steps) + len(last)
+
+    def merged(self):
+        """EPT02: for each address the smaller of the two leaves, in tables like L0's."""
+        fmt, root = format_named(HOSTS[self.row["l0"]]), self.l0.frame()
+        done = set()
+        for gpa in self.used:
+            _, one = drain(walk(self.tables12, self.root12, gpa, self.ram, self.locate01))
+            _, two = drain(self.locate01(one.address))
+            shift = min(one.shift, two.shift)
+            if gpa >> shift not in done:
+                done.add(gpa >> shift)
+                start, page = gpa >> shift << shift, two.address >> shift << shift
+                self.l0.map(fmt, root, start, page, shift, 0x37)
+        tables = compile_tables(fmt, Processor())
+        return lambda gpa: walk(tables, root, gpa, self.ram)
+
+    def shadow(self, builder, target, page):
+        """A shadow of L2's tables with leaves of at most ``page``, in a builder's memory."""
+        fmt = format_named("5-level" if self.fmt.levels == 5 else "4-level")
+        shift, root = min(SHIFTS[page], SHIFTS[self.row["l2_page"]], self.shift), builder.frame()
+        builder.map(fmt, root, GVA, target >> shift << shift, shift, 0x7)
+        self.shift = shift
+        return compile_tables(fmt, Processor()), root
+
+    shift = 30
+
+
+@pytest.mark.parametrize("row", NESTED_GUESTS, ids=str)
+def test_walks_of_nested_guests_read_as_many_entries_as_the_table_says(row):
+    nested_guest, mode = Nested(row), row["mode"].split()[1]
+    if mode == "3-D":
+        found = nested_guest.through(nested_guest.locate12)
+    elif mode == "EPT-on-EPT":
+        found = nested_guest.through(nested_guest.merged())
+    else:
+        l1_page, data = row["l1_page"], nested_guest.data
+        spt12 = nested_guest.shadow(nested_guest.l1, data + L1_OFFSET, l1_page)
+        if mode == "shadow-on-EPT":
+            found = nested_guest.through(nested_guest.locate01, *spt12)
+        else:
+            hpa = data + L1_OFFSET + L0_OFFSET
+            spt02 = nested_guest.shadow(nested_guest.l0, hpa, row["l0_page"])
+            found = nested_guest.through(None, *spt02)
+    assert found == row["expect"]
+
+
 @pytest.mark.parametrize(
     "mmu, page, references",
     [
@@ -173,6 +265,9 @@ def test_agile_walk_reads_as_many_entries_as_the_table_says(row):
         ("ept", "4K", 24),
         ("shadow", "4K", 4),
         ("npt", "4K", 24),
+        ("l2-ept", "4K", 24),
+        ("l2-ept", "2M", 15),
+        ("l2-shadow", "4K", 24),
         ("agile", "4K", 4),
         ("agile", "2M", 3),
         ("native", "2M", 3),
