@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from kvmlab.base.errors import BadChoice
+from kvmlab.base.errors import BadChoice, SegmentationFault
 from kvmlab.hardware.agile import SWITCH
 from kvmlab.hardware.records import Kind, PageFault, Step, Verdict, VmExit
 from kvmlab.kvm.agile_policy import AgilePolicy
@@ -149,6 +149,21 @@ def test_the_switching_entry_carries_the_rights_of_the_entries_above_it():
     host = machine.vm.look(gfn << 12).host.address
     assert pages.read(slot) & ~SWITCH == host | 0x27  # P, W, U, A and no XD
     assert slot.page.role.level == 2
+
+
+def test_a_switch_in_the_kernels_half_keeps_users_out():
+    """The rights of the upper entries are in the switching entry alone: it must lack U."""
+    machine, process, records = started()
+    kernel = machine.guest.direct_map
+    machine.vcpu.mmu.nested.switch(tables_of(machine, process, kernel)[2])
+    machine.vm.go_on()
+    machine.cpu.access(kernel, Kind.READ)
+    records.clear()
+    with pytest.raises(SegmentationFault):
+        machine.guest.load(kernel)
+    (fault,) = [one for one in records if isinstance(one, PageFault)]
+    assert fault.error_code == 5  # present, user read
+    assert not [one for one in records if isinstance(one, VmExit)]  # it went straight to the guest
 
 
 def test_tables_of_the_shadow_part_are_read_only_in_ept_too():
