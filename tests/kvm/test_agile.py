@@ -154,16 +154,48 @@ def test_the_switching_entry_carries_the_rights_of_the_entries_above_it():
 def test_a_switch_in_the_kernels_half_keeps_users_out():
     """The rights of the upper entries are in the switching entry alone: it must lack U."""
     machine, process, records = started()
-    kernel = machine.guest.direct_map
-    machine.vcpu.mmu.nested.switch(tables_of(machine, process, kernel)[2])
+    kernel, pages = machine.guest.direct_map, machine.vcpu.mmu.pages
+    gfn = tables_of(machine, process, kernel)[2]
+    machine.vcpu.mmu.nested.switch(gfn)
     machine.vm.go_on()
     machine.cpu.access(kernel, Kind.READ)
+    (slot,) = [one for one in pages.leaves_of(gfn) if pages.read(one) & SWITCH]
+    assert not pages.read(slot) & 4
     records.clear()
     with pytest.raises(SegmentationFault):
         machine.guest.load(kernel)
     (fault,) = [one for one in records if isinstance(one, PageFault)]
     assert fault.error_code == 5  # present, user read
     assert not [one for one in records if isinstance(one, VmExit)]  # it went straight to the guest
+
+
+def test_a_store_through_ept_to_a_shadowed_table_traps():
+    """The kernel's direct map is walked nested here, so its stores to tables go through EPT."""
+    machine, process, records = started()
+    machine.vcpu.mmu.nested.switch(tables_of(machine, process, machine.guest.direct_map)[2])
+    machine.vm.go_on()
+    records.clear()
+    process.mprotect(AREA, write=False)
+    (trapped,) = [one for one in records if isinstance(one, WriteTrapped)]
+    assert trapped.gpa >> 12 == tables_of(machine, process, AREA)[-1]
+    reasons = {one.reason.name for one in records if isinstance(one, VmExit)}
+    assert "EPT_VIOLATION" in reasons
+    with pytest.raises(SegmentationFault):
+        machine.guest.store(AREA, 2)
+
+
+def test_what_is_below_a_switched_table_is_shadowed_no_more():
+    machine, process, records = started()
+    pages = machine.vcpu.mmu.pages
+    *_, upper, leaf = tables_of(machine, process, AREA)
+    assert pages.shadowing(leaf)
+    machine.vcpu.mmu.nested.switch(upper)
+    machine.vm.go_on()
+    assert not pages.shadowing(upper) + pages.shadowing(leaf)
+    records.clear()
+    for page in range(1, 9):
+        machine.guest.store(AREA + page * 4096, page)
+    assert not [one for one in records if isinstance(one, WriteTrapped)]
 
 
 def test_tables_of_the_shadow_part_are_read_only_in_ept_too():

@@ -192,7 +192,11 @@ def test_the_host_takes_a_page_of_l2_back():
         machine.guest.store(AREA + 4096, 9)
         l1_gpa = machine.l1.look(machine.chain(AREA + 4096).gpa)
         hva = machine.qemu.vm.slots.find(l1_gpa).hva_of(l1_gpa)
+        gpa, root = machine.chain(AREA + 4096).gpa, machine.vcpu.vmcs02.eptp & LEAF
+        key = gpa if mmu == "l2-ept" else l1_gpa  # what the tables that the CPU walks translate
+        assert walk_by_hand(machine.ram.load, root, 4, key)[0] & 1
         machine.qemu.process.madvise_dontneed(hva & ~0xFFF, 4096)
+        assert not walk_by_hand(machine.ram.load, root, 4, key)[0]
         assert machine.chain(AREA + 4096).hpa is None
         assert machine.guest.load(AREA + 4096) == 0
         assert machine.guest.load(AREA) == 1
@@ -227,7 +231,7 @@ def test_looking_at_a_chain_changes_nothing():
 
 
 def test_what_cannot_be_nested_is_refused():
-    with pytest.raises(BadChoice, match="not of 3"):
-        Machine("l2-shadow", guest_levels=3)
+    with pytest.raises(BadChoice, match="one virtual CPU here, not 2"):
+        Machine("l2-shadow", vcpus=2)
     with pytest.raises(BadSize, match="leaves L1"):
         Machine("l2-ept", guest_memory="3G", host_memory="8G")

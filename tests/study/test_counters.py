@@ -94,3 +94,18 @@ def test_clearing_starts_from_zero():
     counters.clear()
     assert counters.total == Tally()
     assert counters.shadow_pages_peak == 0
+
+
+def test_an_exit_that_is_served_by_exits_of_l1_is_on_the_account_of_who_caused_it():
+    counters = Counters()
+    for record in (
+        TlbLookup(0, Kind.READ, True, "miss"),
+        VmExit(ExitReason.EPT_VIOLATION, 0, 0, 0),
+        TlbLookup(0, Kind.READ, False, "miss"),  # L1's kernel, which exits too
+        VmExit(ExitReason.VMRESUME, 0, 0, 0),
+        VmEntry(None),
+        VmEntry(None),
+    ):
+        counters(record)
+    assert counters.program.by_reason == {"EPT_VIOLATION": 1}
+    assert counters.kernel.by_reason == {"VMRESUME": 1}
