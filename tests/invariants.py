@@ -94,10 +94,9 @@ class Picture:
         self.cached_translations_are_true()
         if self.machine.vm:
             self.host_frames_have_one_role()
-            if self.kind == "ept":
-                self.ept_leaves_are_true()
-            else:
-                self.shadow_leaves_point_where_the_host_says()
+            self.ept_leaves_are_true()
+            self.shadow_leaves_point_where_the_host_says()
+            if self.kind == "shadow":
                 self.reachable_shadow_leaves_are_what_the_guest_says()
 
     def host_frames_have_one_role(self):
@@ -120,21 +119,24 @@ class Picture:
         assert buddy.free_frames + len(host) + len(mmu) + len(backing) == buddy.total
 
     def mmu_tables(self):
-        if self.kind == "ept":
-            return self.ept()[0]
-        return [page.hpa for page in self.machine.vcpu.mmu.pages.oldest_first()]
+        return [*self.ept()[0], *(page.hpa for page in self.shadow_pages())]
 
     def ept(self):
-        root = self.machine.cpu.context.ept.root
-        return tree(self.ram, root, 4, present=7)
+        """The tables and leaves of EPT; none of either where there is no EPT."""
+        ept = self.machine.cpu.context.ept
+        return tree(self.ram, ept.root, 4, present=7) if ept else ([], [])
+
+    def shadow_pages(self):
+        """All of them, reachable now or not; none where there is no shadow."""
+        pages = getattr(self.machine.vcpu.mmu, "pages", None)
+        return pages.oldest_first() if pages else []
 
     def ept_leaves_are_true(self):
         for one in self.ept()[1]:
             assert self.hpa(one.address) == one.target, f"EPT leaf for GPA {one.address:#x}"
 
     def shadow_leaves_point_where_the_host_says(self):
-        """Of every shadow page, reachable now or not."""
-        for page in self.machine.vcpu.mmu.pages.oldest_first():
+        for page in self.shadow_pages():
             words = self.ram.frame(page.hpa >> 12).view(np.uint64)
             for index in np.flatnonzero(words).tolist():
                 spte = int(words[index])

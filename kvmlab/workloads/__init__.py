@@ -1,4 +1,7 @@
-"""What runs on the simulated machine: here, traces recorded from real programs."""
+"""What runs on the simulated machine: traces recorded from real programs, shipped here.
+
+Programs that are made up, forks and all, are in `programs`.
+"""
 
 from dataclasses import replace
 from importlib.resources import as_file, files
