@@ -44,6 +44,7 @@ class World:
         self.guest.switch(self.family[0])
         self.inflated = []
         self.slot_there = False
+        self.words = {self.family[0]: {}}  # what each process wrote last, by area and page
 
     def _tap(self, record):
         if isinstance(record, PageFault):
@@ -65,10 +66,13 @@ class World:
         return self.guest.current
 
     def load(self, area, page):
-        return self.guest.load(AREAS[area] + page * 4096 + 8)
+        value = self.guest.load(AREAS[area] + page * 4096 + 8)
+        assert value == self.words[self.process].get((area, page), 0), "another process's word"
+        return value
 
     def store(self, area, page, value):
-        return self.guest.store(AREAS[area] + page * 4096 + 8, value)
+        self.guest.store(AREAS[area] + page * 4096 + 8, value)
+        self.words[self.process][area, page] = value
 
     def fetch(self, area, page):
         return self.guest.touch(AREAS[area] + page * 4096, Kind.FETCH)
@@ -82,6 +86,8 @@ class World:
     def unmap(self, area):
         if not self.process.vma_at(AREAS[area]):
             return SKIP
+        for page in range(PAGES + 1):
+            self.words[self.process].pop((area, page), None)
         return self.process.munmap(AREAS[area])
 
     def protect(self, area, write):
@@ -93,9 +99,11 @@ class World:
         if self.family[who]:
             return SKIP
         self.family[who] = self.guest.fork(f"p{who}")
+        self.words[self.family[who]] = dict(self.words[self.process])
         return len(self.guest.processes)
 
     def exec(self):
+        self.words[self.process] = {}
         self.guest.exec(self.process.name + "x" if len(self.process.name) < 4 else "p")
         return self.process.name
 
@@ -108,6 +116,7 @@ class World:
             self.guest.switch(others[0])
         self.guest.exit(process)
         self.family[who] = None
+        del self.words[process]
         return len(self.guest.processes)
 
     def wait(self):
@@ -156,6 +165,9 @@ class World:
         """Give a page of the process back to the host: it reads as zeroes afterwards."""
         gpa = self.machine.chain(AREAS[area] + page * 4096).gpa
         if gpa is not None:
+            for process, words in self.words.items():
+                if self.machine._gpa(process.root, AREAS[area] + page * 4096) == gpa:
+                    words.pop((area, page), None)  # a page that fork shares goes for all
             self._take(gpa)
         return gpa
 
