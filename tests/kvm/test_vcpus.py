@@ -207,6 +207,25 @@ def test_one_change_is_one_request_however_much_it_zaps_and_one_flush_on_each_vi
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
 
 
+def test_a_flooded_table_goes_with_the_unsync_ones_below_it_in_one_request():
+    """They are one invalid_list, and kvm_mmu_commit_zap_page() flushes once."""
+    two = TwoCpus("shadow", "today")
+    for page in range(2):  # the second PTE is written to a shadowed table: it goes unsync
+        two.store(0, 7, AREA + page * PAGE)
+        two.load(1, AREA + page * PAGE)
+    tables = two.guest.tables
+    slot, _level = tables.find(two.process.root, AREA)
+    directory = next(
+        one.parents for one in two.machine.vcpu.mmu.pages.shadowing(slot >> 12) if one.unsync
+    )
+    (above,) = {one.page.gfn << 12 for one in directory}
+    for index in range(2):
+        tables.write(above + 8 * (100 + index), 0)
+    counted = two.counted(lambda: tables.write(above + 8 * 102, 0))
+    assert counted["mmu_shadow_zapped"] == 2
+    assert [counted[name] for name in REMOTE] == [1, 1]
+
+
 @pytest.mark.parametrize("mmu, policy", VIRTUAL)
 def test_with_one_virtual_cpu_nobody_is_kicked(mmu, policy):
     records, statistics = [], Statistics()
