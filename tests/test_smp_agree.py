@@ -26,6 +26,14 @@ OPERATIONS = st.lists(
     max_size=30,
 )
 
+OTHERS = (
+    {"kpti": True, "pcid": True},
+    {"pcid": True},
+    {"vcpus": 3},
+    {"guest_levels": 2},
+    {"guest_levels": 3},
+)
+
 
 def run(mmu, policy, operations, **options):
     faults, cpu = [], 0
@@ -92,20 +100,20 @@ def reclaim(machine, gva):
         machine.qemu.process.madvise_dontneed(chain.hva, 4096)
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(OPERATIONS)
 @example([("store", 0, 0, 1, 7), ("load", 1, 0, 1), ("remap", 0, 0, True), ("load", 1, 0, 1)])
 @example([("store", 0, 0, 1, 7), ("load", 1, 0, 1), ("fork", 0, 0), ("store", 0, 0, 1, 9)])
 @example([("load", 1, 0, 0), ("store", 0, 0, 0, 5), ("reclaim", 1, 0, 0), ("load", 0, 0, 0)])
 def test_two_cpus_agree_across_designs(operations):
     native = run(*DESIGNS[0], operations)
-    for design in DESIGNS[1:]:
+    for design in (*DESIGNS[1:], ("npt", "naive"), ("agile", "naive")):
         assert run(*design, operations) == native, design
 
 
-@settings(max_examples=3)
-@given(st.sampled_from([{"kpti": True, "pcid": True}, {"pcid": True}, {"vcpus": 3}]), OPERATIONS)
-def test_they_agree_with_isolation_with_pcids_and_with_an_idle_third_too(options, operations):
+@settings(max_examples=5)
+@given(st.sampled_from(OTHERS), OPERATIONS)
+def test_they_agree_with_isolation_pcids_an_idle_third_and_other_formats_too(options, operations):
     native = run(*DESIGNS[0], operations, **options)
     for design in (DESIGNS[1], DESIGNS[-1]):
         assert run(*design, operations, **options) == native, design

@@ -68,7 +68,7 @@ class ShadowMmu:
         self.flushes = Flushes(cpu, vmcs, vm.tap)
         self._walk = GuestWalk(vm, guest, cpu.processor)
         self._roots = Roots(policy.previous_roots)
-        self.pages = pages or ShadowPages(vm, policy, vm.flushes)
+        self.pages = ShadowPages(vm, policy, vm.flushes) if pages is None else pages
         self.pages.roots.append(self._roots)
         sptes = Sptes(self.pages, policy, vm.flushes)
         self._parts = parts = Parts(vm, policy, vm.flushes, self._walk, self.pages, sptes)

@@ -32,6 +32,12 @@ def test_tables_are_the_vms_and_the_second_virtual_cpu_finds_them_filled(mmu, po
     check_frames(two.machine)
 
 
+@pytest.mark.parametrize("mmu", ["shadow", "agile"])
+def test_shadow_pages_are_one_set_even_if_there_were_none_when_the_virtual_cpus_were_made(mmu):
+    first, second = TwoCpus(mmu).machine.vm.vcpus
+    assert first.mmu.pages is second.mmu.pages
+
+
 def test_each_virtual_cpu_has_its_vpid_and_its_registers():
     two = TwoCpus("shadow")
     first, second = two.machine.vm.vcpus
