@@ -102,6 +102,27 @@ class Ram:
         return words
 
     @property
+    def words(self) -> NDArray[np.int64]:
+        """The pool as one row of words, for batches: `find_words` says whose is where.
+
+        It is good until a frame is added, and only words of frames in use may be written.
+        """
+        return self._pool.reshape(-1)
+
+    def find_words(
+        self, pfns: NDArray[np.int64], wanted: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+        """Where in `words` each frame begins, and which frames lie beyond the memory (or None).
+
+        A frame without contents, one beyond the memory and one that is not ``wanted`` is the
+        null frame.
+        """
+        base = self._base
+        found = np.array([base.get(pfn, 0) for pfn in pfns.tolist()], dtype=np.int64) * wanted
+        outside = wanted & (pfns >= self.size >> PAGE_SHIFT)
+        return found, outside if outside.any() else None
+
+    @property
     def frames_in_use(self) -> int:
         """How many frames hold contents, so take space in the pool."""
         return len(self._base)

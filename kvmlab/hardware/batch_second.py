@@ -1,0 +1,115 @@
+"""The second dimension of a batch: EPT or NPT, for many guest-physical pages at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvmlab.hardware.batch_pages import Ints
+from kvmlab.hardware.batch_tree import (
+    ABSENT,
+    LEAF,
+    TABLE,
+    WHY,
+    WIDTH,
+    Bools,
+    Bytes,
+    Found,
+    Home,
+    References,
+    walk_pages,
+)
+from kvmlab.hardware.ept import Ept
+from kvmlab.hardware.ram import Ram
+from kvmlab.hardware.records import USER, WRITE, Fault
+
+Roots = Callable[[Ints], tuple[Ints, Bytes]]
+
+
+def one_root(root: int, else_why: int = ABSENT) -> Roots:
+    """The tables at ``root``, for addresses that have nothing above what they translate."""
+
+    def roots(above: Ints) -> tuple[Ints, Bytes]:
+        inside = above == 0
+        return np.where(inside, root, 0), np.where(inside, TABLE, else_why).astype(np.uint8)
+
+    return roots
+
+
+def four_roots(pdptes: tuple[int, ...], address: int) -> Roots:
+    """PAE's page-directory-pointer registers: bits 31:30 choose one."""
+    present = np.array([one & 1 for one in pdptes], np.bool_)
+    bases = np.array([one & address if one & 1 else 0 for one in pdptes], np.int64)
+
+    def roots(above: Ints) -> tuple[Ints, Bytes]:
+        return bases.take(above), np.where(present.take(above), TABLE, ABSENT).astype(np.uint8)
+
+    return roots
+
+
+def reach(ept: Ept, ram: Ram, pages: Ints) -> Found:
+    """Translate guest-physical page numbers."""
+    return walk_pages(ept.tables, one_root(ept.root, WIDTH), pages, ram)
+
+
+def needed(ept: Ept, wants: int) -> int:
+    """The rights that an access which ``wants`` these must find: NPT's are a user's."""
+    return wants | (USER if ept.npt else 0)
+
+
+def refusal(ept: Ept, found: Found, row: int, gpa: int, wants: int) -> Fault:
+    """Why the page of ``row`` does not grant ``wants``: the same as `ept.nested` would say."""
+    why, level = int(found.state.why[row]), int(found.state.level[row])
+    if why == LEAF:
+        return Fault("ept", level, "rights", gpa, int(found.rights()[row]), wants)
+    return Fault(ept.tables.format.table, level, WHY[why], gpa, 0, wants)
+
+
+@dataclass(slots=True)
+class TablePages:
+    """Guest tables of one level, found through EPT; A and D of the way there are due."""
+
+    found: Found
+    granted: Bools
+
+    def mark(self, ram: Ram) -> None:
+        """Set A and D on the way: a table is read as if it were written, for its own A bits."""
+        self.found.mark(ram, self.granted, self.granted)
+
+
+class Locator:
+    """Finds guest tables for `walk_pages`, and remembers what that owes."""
+
+    def __init__(self, ept: Ept, ram: Ram) -> None:
+        self._ept, self._ram = ept, ram
+        self.tables: list[TablePages] = []  # a level each, from the top down
+
+    def __call__(self, addresses: Ints, wanted: Bools) -> Home:
+        """Where the tables at guest-physical ``addresses`` lie."""
+        gpa = np.where(wanted, addresses, 0)
+        found = reach(self._ept, self._ram, gpa >> 12)
+        wants = needed(self._ept, self._ept.table_access)
+        granted = wanted & found.arrived & (wants & ~found.rights() == 0)
+        self.tables.append(TablePages(found, granted))
+
+        def count(weights: Ints, references: References) -> None:
+            found.count(weights, references)
+
+        return Home(found.frame | gpa & 0xFFF, ~granted & wanted, count)
+
+    @property
+    def unwritable(self) -> bool:
+        """Whether a table was found where EPT lets nobody write: its A bits cannot be set."""
+        return any(
+            bool((one.granted & (one.found.rights() & WRITE == 0)).any()) for one in self.tables
+        )
+
+
+def due(ept: Ept, found: Found, used: Bools, written: Bools) -> tuple[bool, bool]:
+    """Whether A, and whether D, is still to be set for these pages."""
+    if not ept.accessed_dirty:
+        return False, False
+    return (
+        bool((used & found.lacks_accessed()).any()),
+        bool((written & found.lacks_dirty()).any()),
+    )

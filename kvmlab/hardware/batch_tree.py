@@ -1,0 +1,253 @@
+"""The walk of `walker`, for many pages at once: each entry of the tree is read once.
+
+A page of the tree's input is a row of arrays.  Going up, the pages of one table share an entry of
+the level above, so from level to level there are fewer rows.  Going down, each level is one
+gather: the base of the table, plus the index, gives the entry.  What an entry means is decided by
+the masks of its `Row`, as the scalar walk does; what is allowed is decided by others, later.
+
+The counts are those of a walk of every single access, because each row knows how many accesses
+stand behind it (`Found.count`).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmlab.hardware.batch_pages import Ints, distinct, signed
+from kvmlab.hardware.formats import XD, Row, Tables
+from kvmlab.hardware.ram import Ram
+
+Bools = NDArray[np.bool_]
+Bytes = NDArray[np.uint8]
+References = Counter[tuple[str, int]]
+"""How many entries were read, by whose table it is and its level."""
+
+# What became of a row: it goes on below, it arrived, or why it stopped.
+TABLE, LEAF, ABSENT, RESERVED, FOREIGN, WIDTH = range(6)
+WHY = ("", "", "absent", "reserved", "", "width")
+
+
+@dataclass(slots=True)
+class Home:
+    """Where tables lie in RAM: host-physical addresses, and which of them nobody may read."""
+
+    hpa: Ints
+    refused: Bools | None = None
+    count: Callable[[Ints, References], None] | None = None  # the reads that finding them took
+
+
+Locate = Callable[[Ints, Bools], Home]
+"""Finds tables at these addresses, as far as they are wanted (second argument)."""
+
+
+@dataclass(slots=True)
+class State:
+    """What is known of each row of a level once its entry was judged."""
+
+    why: Bytes
+    level: Bytes  # of the entry that ended the walk
+    merged: Ints  # all entries down to here, bit by bit, with XD turned round
+    entry: Ints  # the last entry read
+    slot: Ints  # where it lies, in the address space of the tables
+    base: Ints  # the table below, or the page
+
+
+@dataclass(slots=True)
+class Level:
+    """One level of the tree, kept for counting and for setting A and D."""
+
+    row: Row
+    parent: Ints  # which row of the level above
+    open: Bools  # of the level above: there is a table
+    read: Bools  # whether the entry was read at all
+    word: Ints  # where in the pool of RAM
+    here: Bools  # whether the walk arrived at this level
+    frames: Ints  # of RAM, which hold the tables read
+    home: Home
+
+
+@dataclass(slots=True)
+class Found:
+    """The pages' translations: `State` of the last level, and the way there."""
+
+    tables: Tables
+    levels: list[Level]  # from the top down
+    state: State
+    frame: Ints  # the 4 KiB page that each page is translated to
+
+    @property
+    def arrived(self) -> Bools:
+        """Whether there is a translation."""
+        found: Bools = self.state.why == LEAF
+        return found
+
+    def rights(self) -> Ints:
+        """What all entries together allow, as R, W, X and U (see `walker.entry_rights`)."""
+        merged, tables = self.state.merged, self.tables
+        if tables.format.mode != "ept":
+            return 1 | merged & 2 | merged >> 61 & 4 | (merged & 4) << 1
+        if tables.switches.mode_based:
+            return merged & 7 | merged >> 7 & 8
+        return merged & 7 | (merged & 4) << 1
+
+    def lacks_accessed(self) -> Bools:
+        """Whether an entry on the way has its A bit clear."""
+        clear: Bools = self.state.merged & self.tables.format.accessed == 0
+        return clear
+
+    def lacks_dirty(self) -> Bools:
+        """Whether the leaf has its D bit clear."""
+        clear: Bools = self.state.entry & self.tables.format.dirty == 0
+        return clear
+
+    def count(self, weights: Ints, references: References) -> None:
+        """Add the reads of ``weights`` accesses to each page."""
+        for level in reversed(self.levels):
+            read = int(weights.sum() if level.read.all() else weights[level.read].sum())
+            if read:
+                references[self.tables.format.table, level.row.level] += read
+            weights = _summed(level.parent, weights, len(level.open))
+            if level.home.count:
+                level.home.count(weights * level.open, references)
+
+    def mark(self, ram: Ram, used: Bools, written: Bools) -> None:
+        """Set A on the way to each page that is ``used``, and D in the leaf of each ``written``."""
+        fmt, words = self.tables.format, ram.words
+        wide = fmt.entry_bytes == 8
+        for level in reversed(self.levels):
+            if level.row.level != self.tables.no_rights_level:
+                for rows, bit in (
+                    (used & level.read, fmt.accessed),
+                    (written & level.here, fmt.dirty),
+                ):
+                    word = level.word[np.flatnonzero(rows)]
+                    # A word that occurs twice is written twice, with the same value.
+                    if wide:
+                        words[word] |= bit
+                    else:  # the two entries of one word, one after the other
+                        words[word[word & 1 == 0] >> 1] |= bit
+                        words[word[word & 1 == 1] >> 1] |= bit << 32
+            used = _any(level.parent, used, len(level.open))
+            written = _any(level.parent, written & ~level.here, len(level.open))
+
+
+def walk_pages(
+    tables: Tables,
+    roots: Callable[[Ints], tuple[Ints, Bytes]],
+    pages: Ints,
+    ram: Ram,
+    locate: Locate | None = None,
+) -> Found:
+    """Translate page numbers, which need not be distinct.
+
+    ``roots`` gives the top table for the bits of an address above those that the tables
+    translate (one root, or PAE's four), and `TABLE` or why there is none.
+    """
+    prefixes, parents = [pages], []
+    for row in reversed(tables.rows):
+        above, parent = distinct(prefixes[-1] >> row.index_mask.bit_length())
+        prefixes.append(above)
+        parents.append(parent)
+    base, why = roots(prefixes.pop())
+    zero = np.zeros(len(base), np.int64)
+    state = State(why, np.full(len(base), tables.rows[0].level, np.uint8), ~zero, zero, zero, base)
+    levels = []
+    for row in tables.rows:
+        level, state = _descend(tables, row, prefixes.pop(), parents.pop(), state, ram, locate)
+        levels.append(level)
+    return Found(tables, levels, state, _frames(tables, state, pages))
+
+
+def _descend(
+    tables: Tables,
+    row: Row,
+    prefix: Ints,
+    parent: Ints,
+    above: State,
+    ram: Ram,
+    locate: Locate | None,
+) -> tuple[Level, State]:
+    """Read and judge one entry for each ``prefix``; ``above`` is the state of its parent."""
+    opened = above.why == TABLE
+    home = locate(above.base, opened) if locate else Home(above.base)
+    readable = opened if home.refused is None else opened & ~home.refused
+    frames, outside = ram.find_words(home.hpa >> 12, readable)
+    index = prefix & row.index_mask
+    if tables.format.entry_bytes == 8:
+        word = (frames + (home.hpa >> 3 & 511)).take(parent) + index
+        entry = ram.words.take(word)
+    else:
+        word = (frames * 2).take(parent) + index
+        entry = ram.words.take(word >> 1) >> 32 * (word & 1) & 0xFFFF_FFFF
+    if outside is not None:
+        ones = (1 << 8 * tables.format.entry_bytes) - 1
+        entry = np.where(outside.take(parent), signed(ones), entry)
+    read = readable.take(parent)
+    state = _judge(tables, row, entry)
+    state.slot = above.base.take(parent) + index * tables.format.entry_bytes
+    if row.level != tables.no_rights_level:
+        state.merged = _turned(tables, entry) & above.merged.take(parent)
+    else:
+        state.merged = above.merged.take(parent)
+    if home.refused is not None and home.refused.any():
+        state.why[opened.take(parent) & ~read] = FOREIGN
+    here = state.why == LEAF
+    if not opened.all():
+        closed = np.flatnonzero(~opened.take(parent))
+        here[closed] = False
+        for name in ("why", "level", "merged", "entry", "slot", "base"):
+            getattr(state, name)[closed] = getattr(above, name).take(parent[closed])
+    kept = Level(row, parent, opened, read, word, here, home.hpa[readable] >> 12, home)
+    return kept, state
+
+
+def _judge(tables: Tables, row: Row, entry: Ints) -> State:
+    """`walker.judge` and the address of what is below, for many entries."""
+    absent = entry & signed(row.present) == 0
+    leaf = np.full(len(entry), fill_value=True) if row.always_leaf else entry & row.leaf != 0
+    page = entry & row.page_address | (entry & row.page_high) << 19
+    if row.always_leaf:
+        reserved, base = entry & signed(row.page_reserved) != 0, page
+    else:
+        masks = np.where(leaf, signed(row.page_reserved), signed(row.table_reserved))
+        reserved, base = entry & masks != 0, np.where(leaf, page, entry & row.table_address)
+    if tables.bad_rights:
+        pattern = entry & 7 | (entry >> 7 & 8 if tables.switches.mode_based else 0)
+        reserved |= (tables.bad_rights >> pattern & 1).astype(np.bool_)
+        reserved |= leaf & (tables.bad_types >> (entry >> 3 & 7) & 1).astype(np.bool_)
+    why = leaf.view(np.uint8).copy()
+    why[reserved] = RESERVED
+    why[absent] = ABSENT
+    level = np.full(len(entry), row.level, np.uint8)
+    return State(why, level, entry, entry, entry, base)
+
+
+def _turned(tables: Tables, entry: Ints) -> Ints:
+    """An entry in which every right is a bit that is set, so that rights are merged by AND."""
+    if tables.format.mode == "ept":
+        return entry
+    return entry ^ signed(XD) if tables.switches.nxe else entry | signed(XD)
+
+
+def _frames(tables: Tables, state: State, pages: Ints) -> Ints:
+    """The 4 KiB page that each page lies in: of a large page the part that is meant."""
+    shifts = np.zeros(8, np.int64)
+    for row in tables.rows:
+        shifts[row.level] = row.shift
+    if (state.level == 1).all():
+        return state.base & ~0xFFF
+    inside = (1 << shifts.take(state.level)) - 1
+    return np.where(state.why == LEAF, state.base | pages << 12 & inside, 0) & ~0xFFF
+
+
+def _summed(parent: Ints, weights: Ints, count: int) -> Ints:
+    return np.bincount(parent, weights, minlength=count).astype(np.int64)  # exact below 2**53
+
+
+def _any(parent: Ints, rows: Bools, count: int) -> Bools:
+    found = np.zeros(count, np.bool_)
+    found[parent[np.flatnonzero(rows)]] = True
+    return found
