@@ -160,15 +160,22 @@ class Cpu(Mmu):
             outcome = self.attempt(gva, kind)
             if type(outcome) is int:
                 return outcome
-            if isinstance(outcome, VmExit):
-                if self.exit(outcome, Instruction(kind, gva, size, data)):
-                    return None
-            elif isinstance(outcome, PageFault):
-                self.deliver(outcome)
-            else:
-                assert isinstance(outcome, GeneralProtection)  # noqa: S101
-                self.protection_fault(outcome)
+            if self.serve(outcome, Instruction(kind, gva, size, data)):
+                return None
         raise MachineCheck(f"the access to {gva:#x} still faults after {_ATTEMPTS} attempts")
+
+    def serve(self, outcome: Outcome, instruction: Instruction) -> bool:
+        """Let the guest or its hypervisor answer what stopped an access.
+
+        Returns whether a hypervisor emulated the instruction, so that it is not to be tried again.
+        """
+        if isinstance(outcome, VmExit):
+            return self.exit(outcome, instruction)
+        if isinstance(outcome, PageFault):
+            self.deliver(outcome)
+        elif isinstance(outcome, GeneralProtection):
+            self.protection_fault(outcome)
+        return False
 
     def deliver(self, fault: PageFault) -> None:
         """Run the guest's #PF handler at CPL 0, as its IDT says."""

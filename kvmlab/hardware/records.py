@@ -89,6 +89,15 @@ class TlbLookup:
 
 
 @dataclass(slots=True)
+class TlbLookups:
+    """So many attempts at once, told where accesses are made in batches: all found it there."""
+
+    user: bool
+    where: str
+    count: int
+
+
+@dataclass(slots=True)
 class TlbFill:
     """A finished walk was cached: the page, its size, its rights."""
 

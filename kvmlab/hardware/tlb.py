@@ -129,6 +129,13 @@ class TlbEntry:
         return self.vpn << self.shift >> self.span == gva >> self.span
 
 
+Key = tuple[int, int, Tag]
+"""Of an entry: page number, shift, whose it is."""
+
+Place = tuple[dict[Key, TlbEntry], Key]
+"""A set, and the key of one of its entries."""
+
+
 class Array:
     """The sets of one array: each a dict in order of use, least recent first."""
 
@@ -137,7 +144,7 @@ class Array:
     def __init__(self, shape: ArrayShape) -> None:
         self.shape = shape
         self.mask = shape.sets - 1
-        self.sets: list[dict[tuple[int, int, Tag], TlbEntry]] = [{} for _ in range(shape.sets)]
+        self.sets: list[dict[Key, TlbEntry]] = [{} for _ in range(shape.sets)]
 
     def find(self, gva: int, tags: tuple[Tag, ...]) -> TlbEntry | None:
         """The translation of ``gva`` under one of ``tags``, made the most recent of its set."""
@@ -208,6 +215,17 @@ class Tlb:
                 self._put(first, entry)
                 return entry, "L2"
         return None, "miss"
+
+    def place(self, gva: int, tags: tuple[Tag, ...], *, fetch: bool) -> Place | None:
+        """The set of the first level that holds ``gva``, and the key; nothing is used by this."""
+        for array in self._fetch if fetch else self._data:
+            for shift in array.shape.shifts:
+                ways = array.sets[gva >> shift & array.mask]
+                for tag in tags:
+                    key = (gva >> shift, shift, tag)
+                    if key in ways:
+                        return ways, key
+        return None
 
     def fill(self, entry: TlbEntry, *, fetch: bool) -> None:
         """Cache ``entry`` in both levels, where an array holds its page size."""

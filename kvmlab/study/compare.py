@@ -14,7 +14,7 @@ from kvmlab.kvm.policy import NAIVE
 from kvmlab.machine import DESIGNS, MMUS, Machine
 from kvmlab.study.costs import GRADED, CostTable, Cycles
 from kvmlab.study.counters import TABLES, Counters, Tally
-from kvmlab.study.replay import accesses, guest_memory_for, replay
+from kvmlab.study.replay import Accesses, accesses, guest_memory_for, replay
 from kvmlab.workloads.trace import Trace
 
 HOST_PER_GUEST = 4
@@ -117,7 +117,11 @@ def compare(
     Raises `BadChoice` for an unknown design and `TraceError` for a trace without records,
     before anything runs.
     """
-    runs = [(mmu, study(trace, mmu, **options)) for mmu in mmus]
+    chosen = list(mmus)
+    for mmu in chosen:
+        _check(trace, mmu)
+    what = accesses(trace)
+    runs = [(mmu, _study(trace, what, mmu, options.copy())) for mmu in chosen]
     return [replace(_finish(mmu, run, progress), prices=prices) for mmu, run in runs]
 
 
@@ -127,15 +131,19 @@ def study(trace: Trace, mmu: str, **options: Unpack[Options]) -> Study:
     Between two yields nothing runs, so a caller can show progress, do other work, or stop by
     asking for no more.  Raises `BadChoice` and `TraceError` at once.
     """
+    _check(trace, mmu)
+    return _study(trace, accesses(trace), mmu, options)
+
+
+def _check(trace: Trace, mmu: str) -> None:
     if mmu not in DESIGNS:
         raise BadChoice(f"design {mmu!r} is unknown; choose from {', '.join(DESIGNS)}")
     if not len(trace):
         raise TraceError(f"trace {trace.name!r} has no records to replay")
-    return _study(trace, mmu, options)
 
 
-def _study(trace: Trace, mmu: str, options: Options) -> Study:
-    what, counters = accesses(trace), Counters()
+def _study(trace: Trace, what: Accesses, mmu: str, options: Options) -> Study:
+    counters = Counters()
     page = options.get("guest_page", "4K")
     guest = options.setdefault("guest_memory", guest_memory_for(what, page))
     options.setdefault("host_memory", HOST_PER_GUEST * parse_size(guest))

@@ -15,6 +15,7 @@ from kvmlab.hardware.records import (
     PageFault,
     Step,
     TlbLookup,
+    TlbLookups,
     VmEntry,
     VmExit,
     WalkCacheLookup,
@@ -105,6 +106,7 @@ class Counters:
         self.clear()
         self._on: dict[type, Callable[[Any], None]] = {
             TlbLookup: self._lookup,
+            TlbLookups: self._lookups,
             Step: self._step,
             WalkCacheLookup: self._walk_cache,
             NestedTlbLookup: self._nested_tlb,
@@ -143,6 +145,10 @@ class Counters:
     def _lookup(self, record: TlbLookup) -> None:
         self._side = side = self.program if record.user else self.kernel
         side.lookups[record.where] += 1
+
+    def _lookups(self, record: TlbLookups) -> None:
+        side = self.program if record.user else self.kernel
+        side.lookups[record.where] += record.count
 
     def _step(self, record: Step) -> None:
         self._side.references[record.table] += 1

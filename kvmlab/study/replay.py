@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmlab.base.addresses import PAGE_SIZE, parse_size
+from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, parse_size
+from kvmlab.hardware.batch_pages import page_keys
 from kvmlab.hardware.records import Kind
 from kvmlab.machine import Machine
+from kvmlab.study.runner import Runner
 from kvmlab.workloads.trace import Trace
 
 STRIDE = 5_000
@@ -48,20 +50,26 @@ class Accesses:
 def accesses(trace: Trace) -> Accesses:
     """The accesses of a trace: one a record, and one more for a record that crosses a page."""
     inside = trace.addresses & np.uint64(PAGE_SIZE - 1)
-    crosses = inside + trace.sizes > PAGE_SIZE
-    record = np.repeat(np.arange(len(trace)), 1 + crosses)
-    second = np.append(False, record[1:] == record[:-1])[: len(record)]
-    starts = trace.addresses[record]
-    next_page = (starts | np.uint64(PAGE_SIZE - 1)) + np.uint64(1)
-    return Accesses(trace.kinds[record], np.where(second, next_page, starts))
+    crosses = np.flatnonzero(inside + trace.sizes > PAGE_SIZE)
+    last = trace.addresses[crosses] + trace.sizes[crosses] - np.uint64(1)
+    next_page = last & ~np.uint64(PAGE_SIZE - 1)
+    return Accesses(
+        np.insert(trace.kinds, crosses + 1, trace.kinds[crosses]),
+        np.insert(trace.addresses, crosses + 1, next_page),
+    )
 
 
 def areas(what: Accesses, page: int = PAGE_SIZE) -> list[Area]:
     """The mappings that let every access succeed, ascending, in pages of ``page`` bytes."""
-    shift = np.uint64(page.bit_length() - 1)
-    order = np.argsort(what.addresses >> shift, kind="stable")
-    pages, first = np.unique((what.addresses >> shift)[order], return_index=True)
-    rights = np.bitwise_or.reduceat(what.kinds[order], first) & (Kind.WRITE | Kind.FETCH)
+    shift = page.bit_length() - 1
+    if not len(what):
+        return []
+    keys = page_keys(what.addresses.view(np.int64) >> shift - PAGE_SHIFT, -1)
+    pages, rights = keys.numbers, np.zeros(keys.size, np.uint8)
+    for kind in (Kind.WRITE, Kind.FETCH):
+        rights[keys.of_access.take(np.flatnonzero(what.kinds == kind))] |= int(kind)
+    order = np.argsort(pages)
+    pages, rights = pages.take(order), rights.take(keys.used).take(order)
     joins = (np.diff(pages) == 1) & (rights[1:] == rights[:-1])
     heads = np.flatnonzero(np.concatenate(([True], ~joins)))
     ends = np.append(heads[1:], len(pages))
@@ -92,11 +100,10 @@ def replay(machine: Machine, what: Accesses, page: str | int = "4K") -> Generato
         process.mmap(area.start, area.length, write=area.write, execute=area.execute, page=page)
     machine.guest.switch(process)
     yield 0
-    touch, kind_of = machine.guest.touch, {kind.value: kind for kind in Kind}
+    shift = parse_size(page).bit_length() - 1
+    runner = Runner(machine.cpu, what.kinds, what.addresses, shift)
     for start in range(0, len(what), STRIDE):
-        part = slice(start, start + STRIDE)
-        kinds, addresses_ = what.kinds[part].tolist(), what.addresses[part].tolist()
-        for kind, gva in zip(kinds, addresses_, strict=True):
-            touch(gva, kind_of[kind])
+        done = min(start + STRIDE, len(what))
+        runner.run(start, done)
         machine.tick()
-        yield start + len(kinds)
+        yield done

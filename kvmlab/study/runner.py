@@ -1,0 +1,158 @@
+"""Make the accesses of a program, and spend time only on those that can change something.
+
+Most accesses repeat the one before: the same page, found in the first-level TLB as its set's most
+recently used.  Such an access changes nothing at all, so a batch of them is a number.  Which ones
+they are is found for thousands of accesses at once (`events`).  Of the rest most are hits too,
+and change only the order of use in their set; everything else is an attempt by the CPU as it
+stands, with its walks, faults and exits.
+
+After a fault or an exit nothing is taken for granted: the kernel has used the TLB itself.
+"""
+
+from collections.abc import Iterable
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmlab.base.addresses import PAGE_SHIFT
+from kvmlab.hardware.batch_pages import Ints
+from kvmlab.hardware.cpu import Cpu
+from kvmlab.hardware.processor import CR4_PKE, CR4_PKS
+from kvmlab.hardware.records import EXECUTE, READ, USER, WRITE, Kind, TlbLookups
+from kvmlab.hardware.tlb import ArrayShape, Geometry, Place
+from kvmlab.hardware.vmcs import Instruction
+
+_USER_CPL = 3
+_SHIFTS = (12, 21, 22, 30)
+_NEEDS = MappingProxyType({READ: USER, WRITE: USER | WRITE, EXECUTE: USER | EXECUTE})
+"""The rights that a user's access must find in a cached translation (see `permissions`)."""
+
+
+class Runner:
+    """Makes user-mode accesses of the process that runs on ``cpu``: kinds and addresses.
+
+    Its mappings are of pages of 1 << ``shift`` bytes.
+    """
+
+    def __init__(
+        self, cpu: Cpu, kinds: NDArray[np.uint8], addresses: NDArray[np.uint64], shift: int
+    ) -> None:
+        self._cpu, self._kinds = cpu, kinds
+        self._addresses = addresses.view(np.int64)
+        self._sets = sets_of(cpu.tlb.geometry, shift)
+        # Where the first level holds each page, for data and for fetches.
+        self._places: tuple[dict[int, Place], dict[int, Place]] = ({}, {})
+
+    def run(self, start: int, stop: int) -> None:
+        """Make the accesses from ``start`` up to ``stop``, with all their faults served."""
+        cpu = self._cpu
+        cpu.cpl = _USER_CPL
+        self._forget()
+        try:
+            while start < stop:
+                start = self._until_interrupted(start, stop)
+        finally:
+            cpu.cpl = 0
+
+    def _until_interrupted(self, start: int, stop: int) -> int:
+        """Make accesses until one is stopped and served; returns which one comes next."""
+        kinds, addresses = self._kinds[start:stop], self._addresses[start:stop]
+        some = events(addresses >> PAGE_SHIFT, kinds, *self._sets)
+        made = zip(
+            some.tolist(), addresses.take(some).tolist(), kinds.take(some).tolist(), strict=True
+        )
+        attempts, last = self._attempts(made)
+        following = stop if last is None else start + last + 1
+        hits = following - start - attempts
+        if hits:
+            self._cpu.tap(TlbLookups(user=True, where="L1", count=hits))
+        return following
+
+    def _attempts(self, made: Iterable[tuple[int, int, int]]) -> tuple[int, int | None]:
+        """How many of these accesses the CPU had to attempt, and which one was interrupted."""
+        cpu, attempts, interrupted = self._cpu, 0, None
+        keyed = cpu.controls.cr4 & (CR4_PKE | CR4_PKS)
+        places = self._places
+        for number, gva, kind in made:
+            held = places[kind == EXECUTE].get(gva >> PAGE_SHIFT)
+            if held is not None and not keyed:
+                ways, key = held
+                entry = ways.pop(key, None)
+                if entry is not None:
+                    ways[key] = entry  # now the most recently used
+                    needs = _NEEDS[kind]
+                    if entry.allows & kind and entry.rights & needs == needs:
+                        continue
+            attempts += 1
+            if not self._attempt(gva, Kind(kind)):
+                interrupted = number
+                self._forget()
+                break
+            found = cpu.tlb.place(gva, cpu.context.tags, fetch=kind == EXECUTE)
+            if found is not None:
+                places[kind == EXECUTE][gva >> PAGE_SHIFT] = found
+        return attempts, interrupted
+
+    def _forget(self) -> None:
+        """Whatever ran meanwhile may have changed the TLB."""
+        for places in self._places:
+            places.clear()
+
+    def _attempt(self, gva: int, kind: Kind) -> bool:
+        """Make one access; whether it arrived at once, without fault or exit."""
+        cpu = self._cpu
+        outcome = cpu.attempt(gva, kind)
+        if isinstance(outcome, int):
+            return True
+        if not cpu.serve(outcome, Instruction(kind, gva, 1)):
+            cpu.access(gva, kind)
+        return False
+
+
+def events(
+    pages: Ints, kinds: NDArray[np.uint8], data_sets: int | None, fetch_sets: int | None
+) -> Ints:
+    """The accesses, rising, that are no mere repetition for a TLB with so many sets (`sets_of`).
+
+    A repetition is of a page that its set was asked for the last time, and since then in a way
+    that it was asked before: a hit that changes no order.  ``fetch_sets`` is 0 where fetches
+    share the sets of the data; None, where nothing is held, makes an event of every access.
+    """
+    if data_sets is None or fetch_sets is None or not len(pages):
+        return np.arange(len(pages))
+    fetch = kinds == Kind.FETCH if fetch_sets else np.zeros(len(kinds), np.bool_)
+    asked = pages << 1 | fetch  # what the TLB is asked for, and which side of it
+    fresh = np.ones(len(pages), np.bool_)
+    fresh[1:] = (asked[1:] != asked[:-1]) | (kinds[1:] != kinds[:-1])
+    some = np.flatnonzero(fresh)
+    mask = np.where(fetch.take(some), fetch_sets - 1, data_sets - 1)
+    own = (pages.take(some) & mask) << 1 | fetch.take(some)
+    some = some.take(np.argsort(own.astype(np.uint16), kind="stable"))
+    ask, kind = asked.take(some), kinds.take(some)
+    run = np.zeros(len(some), np.int64)
+    np.cumsum(ask[1:] != ask[:-1], out=run[1:])
+    kept = []
+    for one in Kind:
+        of_kind = np.flatnonzero(kind == one)
+        kept.append(of_kind.take(np.flatnonzero(np.diff(run.take(of_kind), prepend=-1))))
+    return np.sort(some.take(np.concatenate(kept)))
+
+
+def sets_of(geometry: Geometry, shift: int) -> tuple[int | None, int | None]:
+    """The sets among which pages of up to ``shift`` are spread, for data and for fetches.
+
+    0 for fetches: they share those of the data.  Pages of several sizes may meet in a set however
+    far apart they are, so all of them count as one set.  None: not all sizes are held.
+    """
+    fetch = _sets(geometry.fetch, shift) if geometry.fetch else 0
+    return _sets(geometry.data, shift), fetch
+
+
+def _sets(arrays: tuple[ArrayShape, ...], shift: int) -> int | None:
+    for size in _SHIFTS:
+        if size <= shift and not any(size in one.shifts for one in arrays):
+            return None
+    if shift > PAGE_SHIFT:
+        return 1
+    return next(one.sets for one in arrays if PAGE_SHIFT in one.shifts)
