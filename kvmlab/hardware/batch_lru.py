@@ -29,6 +29,7 @@ FEW = 8
 
 _EMPTY = -(1 << 30)
 _FAR = 1 << 31
+_LOOKS, _BACK = 2, 4  # how often and how far back one looks for a repetition: measured
 Tags = NDArray[np.int64 | np.int32]
 Distances = NDArray[np.unsignedinteger[Any]]
 
@@ -53,9 +54,10 @@ class LruArray:
         if len(tags):
             base = self._base(tags)
             narrow = tags if base is None else (tags - base).astype(np.int32)
-            place = self._told_at_once(narrow, distance)
+            place = self._not_repeated(narrow)
+            some = narrow if len(place) == len(narrow) else narrow.take(place)
             self.held -= (base or 0) * (self.held >= 0)
-            distance[place] = self._cascade(narrow.take(place), distance.dtype)
+            distance[place] = self._cascade(some, distance.dtype)
             self.held += (base or 0) * (self.held >= 0)
         return distance
 
@@ -69,31 +71,27 @@ class LruArray:
         high = int(max(tags.max(), real.max(initial=0)))
         return low if high - low < _FAR else None
 
-    def _told_at_once(self, tags: Tags, distance: Distances) -> Ints:
-        """What must go through the cascade; the distances of the rest are told.
+    def _not_repeated(self, tags: Tags) -> Ints:
+        """The references that are not to the tag which their set was asked for the last time.
 
-        The same tag once more has distance 0 and changes nothing.  In A B A B A ... each one has
-        distance 1, or 0 where A and B are of different sets, and a pair of them changes nothing.
+        Not all of them: the last few references are looked at, of all sets, which finds most of
+        a program's.  What is left out has distance 0 and changes nothing.
         """
-        fresh = np.empty(len(tags), np.bool_)
-        fresh[0] = True
+        fresh = np.ones(len(tags), np.bool_)
         np.not_equal(tags[1:], tags[:-1], out=fresh[1:])
         place = np.flatnonzero(fresh)
-        left = tags.take(place)
-        known = left[2:] == left[:-2]
-        if not known.any():
-            return place
-        rivals = (left[2:] ^ left[1:-1]) & self.sets - 1 == 0
-        rivals &= known
-        distance[place[2:].take(np.flatnonzero(rivals))] = 1  # a miss where there is one way
-        keep = np.ones(len(left), np.bool_)
-        np.logical_not(known, out=keep[2:])
-        ends = np.flatnonzero(keep)
-        between = ends[1:] - ends[:-1]  # with an odd number in a run, one has no pair
-        keep[ends[1:].take(np.flatnonzero(between & 1 == 0)) - 1] = True
-        if (len(left) - int(ends[-1])) & 1 == 0:
-            keep[-1] = True
-        return place.take(np.flatnonzero(keep))
+        if (len(tags) - len(place)) * FEW < len(tags):
+            return np.arange(len(tags))  # chance, not a program: not worth looking further
+        for _ in range(_LOOKS):
+            left = tags.take(place)
+            own = (left & self.sets - 1).astype(self._narrow)
+            new = np.ones(len(left), np.bool_)
+            clear = np.ones(len(left), np.bool_)  # of its set: all references in between
+            for back in range(2, min(_BACK, len(left) - 1) + 1):
+                clear[back:] &= own[back:] != own[1 : 1 - back]
+                new[back:] &= ~((left[back:] == left[:-back]) & clear[back:])
+            place = place.take(np.flatnonzero(new))
+        return place
 
     def _cascade(self, tags: Tags, kind: np.dtype[Any]) -> Distances:
         """The distance of each of ``tags``."""

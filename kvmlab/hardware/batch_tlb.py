@@ -21,7 +21,7 @@ SPACES = 1 << 12
 """How many address spaces may be told apart."""
 
 _CHUNK = 1 << 17  # of lookups
-_SECOND = 1 << 16  # lookups that the second level waits for: its 1536 tags cost each batch
+_SECOND = 1 << 17  # lookups that the second level waits for: its 1536 tags cost each batch
 _SIZE_BITS, _SPACE_BITS = 45, 48  # in a tag: above the page number its size, then its space
 _SIZES = (12, 21, 22, 30)
 
@@ -60,7 +60,8 @@ class BatchTlb:
             if last or sum(map(len, waiting)) >= _SECOND:
                 some = np.concatenate(waiting)
                 size, space = _pick(shifts, some), _pick(spaces, some)
-                where[some] = self._level(self._second, _tags(gva[some], size, space), size)
+                tags = _tags(gva.take(some), size, space)
+                where[some] = np.where(self._missed(self._second, tags, size), MISS, L2)
                 waiting = []
         return where
 
@@ -68,31 +69,29 @@ class BatchTlb:
         """Which lookups miss the first level."""
         if self._fetch is self._data or isinstance(fetch, bool):
             side = self._fetch if fetch is True else self._data
-            return np.flatnonzero(self._level(side, tags, shifts) == MISS)
+            return np.flatnonzero(self._missed(side, tags, shifts))
         missed = []
         for side, of_side in ((self._data, ~fetch), (self._fetch, fetch)):
             some = np.flatnonzero(of_side)
-            found = self._level(side, tags.take(some), _pick(shifts, some))
-            missed.append(some.take(np.flatnonzero(found == MISS)))
+            found = self._missed(side, tags.take(some), _pick(shifts, some))
+            missed.append(some.take(np.flatnonzero(found)))
         return np.sort(np.concatenate(missed))
 
     @staticmethod
-    def _level(arrays: "list[_Array]", tags: Ints, shifts: Bytes | int) -> Bytes:
-        """`L2` for what one of ``arrays`` holds, and `MISS`; each size has one array."""
-        found = np.full(len(tags), MISS, np.uint8)
+    def _missed(arrays: "list[_Array]", tags: Ints, shifts: Bytes | int) -> Bools:
+        """Which of ``tags`` none of ``arrays`` holds; each page size has one array."""
+        missed = np.ones(len(tags), np.bool_)
         left: tuple[int, ...] = _SIZES
         for array in arrays:
             sizes = [size for size in left if size in array.shape.shifts]
             left = tuple(size for size in left if size not in sizes)
             if isinstance(shifts, int):
                 if shifts in sizes:
-                    hits = array.tags.feed(tags) < array.shape.ways
-                    return np.where(hits, np.uint8(L2), np.uint8(MISS))
+                    return array.tags.feed(tags) == array.shape.ways
             elif sizes:
                 some = np.flatnonzero(np.isin(shifts, sizes))
-                hits = array.tags.feed(tags.take(some)) < array.shape.ways
-                found[some.take(np.flatnonzero(hits))] = L2
-        return found
+                missed[some] = array.tags.feed(tags.take(some)) == array.shape.ways
+        return missed
 
 
 class _Array:
