@@ -55,10 +55,13 @@ class LruArray:
             base = self._base(tags)
             narrow = tags if base is None else (tags - base).astype(np.int32)
             place = self._not_repeated(narrow)
-            some = narrow if len(place) == len(narrow) else narrow.take(place)
+            some = narrow if place is None else narrow.take(place)
             self.held -= (base or 0) * (self.held >= 0)
-            distance[place] = self._cascade(some, distance.dtype)
+            found = self._cascade(some, distance.dtype)
             self.held += (base or 0) * (self.held >= 0)
+            if place is None:
+                return found
+            distance[place] = found
         return distance
 
     def _base(self, tags: Ints) -> int | None:
@@ -71,17 +74,17 @@ class LruArray:
         high = int(max(tags.max(), real.max(initial=0)))
         return low if high - low < _FAR else None
 
-    def _not_repeated(self, tags: Tags) -> Ints:
+    def _not_repeated(self, tags: Tags) -> Ints | None:
         """The references that are not to the tag which their set was asked for the last time.
 
         Not all of them: the last few references are looked at, of all sets, which finds most of
-        a program's.  What is left out has distance 0 and changes nothing.
+        a program's.  What is left out has distance 0 and changes nothing.  None: all are left.
         """
         fresh = np.ones(len(tags), np.bool_)
         np.not_equal(tags[1:], tags[:-1], out=fresh[1:])
         place = np.flatnonzero(fresh)
         if (len(tags) - len(place)) * FEW < len(tags):
-            return np.arange(len(tags))  # chance, not a program: not worth looking further
+            return None  # chance, not a program: not worth looking further
         for _ in range(_LOOKS):
             left = tags.take(place)
             own = (left & self.sets - 1).astype(self._narrow)
@@ -103,7 +106,7 @@ class LruArray:
         order = np.argsort(narrow, kind="stable")  # of bytes: a radix sort
         every = np.concatenate((before, tags, probes), dtype=tags.dtype, casting="unsafe")
         every = every.take(order)
-        ends = np.cumsum(np.bincount(narrow, minlength=self.sets)) - 1
+        ends = np.flatnonzero(order >= len(before) + len(tags))
         found = np.full(len(every), self.ways, kind)  # a miss, unless a stage answers
         left = _Left(every, order, ends, self.ways)
         for stage in range(self.ways):

@@ -21,7 +21,7 @@ SPACES = 1 << 12
 """How many address spaces may be told apart."""
 
 _CHUNK = 1 << 17  # of lookups
-_SECOND = 1 << 17  # lookups that the second level waits for: its 1536 tags cost each batch
+_SECOND = 1 << 16  # lookups that the second level waits for: its 1536 tags cost each batch
 _SIZE_BITS, _SPACE_BITS = 45, 48  # in a tag: above the page number its size, then its space
 _SIZES = (12, 21, 22, 30)
 
