@@ -29,7 +29,7 @@ FEW = 8
 
 _EMPTY = -(1 << 30)
 _FAR = 1 << 31
-_LOOKS, _BACK = 2, 4  # how often and how far back one looks for a repetition: measured
+_BACK = 4  # how far back one looks for a repetition: measured
 Tags = NDArray[np.int64 | np.int32]
 Distances = NDArray[np.unsignedinteger[Any]]
 
@@ -85,16 +85,14 @@ class LruArray:
         place = np.flatnonzero(fresh)
         if (len(tags) - len(place)) * FEW < len(tags):
             return None  # chance, not a program: not worth looking further
-        for _ in range(_LOOKS):
-            left = tags.take(place)
-            own = (left & self.sets - 1).astype(self._narrow)
-            new = np.ones(len(left), np.bool_)
-            clear = np.ones(len(left), np.bool_)  # of its set: all references in between
-            for back in range(2, min(_BACK, len(left) - 1) + 1):
-                clear[back:] &= own[back:] != own[1 : 1 - back]
-                new[back:] &= ~((left[back:] == left[:-back]) & clear[back:])
-            place = place.take(np.flatnonzero(new))
-        return place
+        left = tags.take(place)
+        own = (left & self.sets - 1).astype(self._narrow)
+        new = np.ones(len(left), np.bool_)
+        clear = np.ones(len(left), np.bool_)  # of its set: all references in between
+        for back in range(2, min(_BACK, len(left) - 1) + 1):
+            clear[back:] &= own[back:] != own[1 : 1 - back]
+            new[back:] &= ~((left[back:] == left[:-back]) & clear[back:])
+        return place.take(np.flatnonzero(new))
 
     def _cascade(self, tags: Tags, kind: np.dtype[Any]) -> Distances:
         """The distance of each of ``tags``."""

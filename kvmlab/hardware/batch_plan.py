@@ -6,16 +6,26 @@ permissions, keys, SMEP and SMAP, EPT rights and absent entries is in the first 
 by asking `permissions` about the few patterns of rights there are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvmlab.hardware import permissions
 from kvmlab.hardware.batch_pages import Ints
 from kvmlab.hardware.batch_second import Locator, due, four_roots, needed, one_root, reach, refusal
-from kvmlab.hardware.batch_tree import FOREIGN, WHY, Bools, Bytes, Found, References, walk_pages
+from kvmlab.hardware.batch_tree import (
+    FOREIGN,
+    WHY,
+    Bools,
+    Bytes,
+    Found,
+    References,
+    Traits,
+    walk_pages,
+)
 from kvmlab.hardware.cpu import Cpu, Outcome
+from kvmlab.hardware.ept import Ept
 from kvmlab.hardware.faults import nested_exit, page_fault
 from kvmlab.hardware.mmu import Access, Stop
 from kvmlab.hardware.processor import Controls
@@ -112,7 +122,7 @@ class Plan:
         if self.guest:
             if self.guest_mask[page] >> acc & 1:
                 return Stop(self._guest_fault(self.guest, page, access))
-            state, rights = self.guest.state, int(self.guest.rights()[page])
+            state, rights = self.guest.state, _rights(self.guest, page)
             gpa = int(self.guest.frame[page]) | access.gva & 0xFFF
             leaf = int(state.entry[page]) & (1 << 64) - 1
             mapped = Mapped(self.guest.tables.format.table, gpa, 12, rights, leaf, [])
@@ -129,7 +139,7 @@ class Plan:
             return self._table_fault(guest, page)
         if WHY[why]:
             return Fault(table, level, WHY[why], access.gva, 0, 0)
-        leaf, rights = int(guest.state.entry[page]), int(guest.rights()[page])
+        leaf, rights = int(guest.state.entry[page]), _rights(guest, page)
         kind, controls = access.kind, self.cpu.controls
         key = permissions.key_denies(controls, leaf, rights, kind, user=access.user)
         return Fault(table, level, "key" if key else "rights", access.gva, rights, kind)
@@ -143,7 +153,8 @@ class Plan:
         for level, tables in zip(reversed(guest.levels), reversed(locator.tables), strict=True):
             row = int(level.parent[row])
             if level.row.level == guest.state.level[page]:
-                slot = int(guest.state.slot[page])
+                index = int(self.pages[page]) >> level.row.shift - 12 & level.row.index_mask
+                slot = int(level.tables[row]) + index * guest.tables.format.entry_bytes
                 return refusal(ept, tables.found, row, slot, ept.table_access)
         raise AssertionError  # a walk stops at one of its levels
 
@@ -180,89 +191,75 @@ class Plan:
 def plan_pages(cpu: Cpu, pages: Ints) -> Plan:
     """Walk and judge distinct linear page numbers under the CPU's present controls."""
     ctx, guest, locator, final = cpu.context, None, None, None
-    gpa, refused = pages, np.zeros(len(pages), np.uint8)
+    frame, verdicts = pages << 12, np.zeros(len(pages), np.int64)
     if ctx.tables is not None:
         locator = Locator(ctx.ept, cpu.ram) if ctx.ept else None
         roots = one_root(ctx.root)
         if cpu.pdptes is not None and ctx.tables.format.mode == "PAE":
             roots = four_roots(cpu.pdptes, _POINTER_ADDRESS)
         guest = walk_pages(ctx.tables, roots, pages, cpu.ram, locator)
-        refused = _guest_masks(cpu.controls, guest)
-        gpa = guest.frame >> 12
-    mask, frame = refused, gpa << 12
+        frame, verdicts = guest.frame, _verdicts(guest, _guest_refuses(cpu.controls))
+    mask = refused = (verdicts & ALL).astype(np.uint8)
     if ctx.ept is not None:
-        final = reach(ctx.ept, cpu.ram, gpa)
-        mask = refused | _ept_masks(cpu, guest, final)
-        frame = final.frame
-    plan = Plan(cpu, pages, guest, locator, final, refused, mask, frame)
-    plan.words = frame | mask.astype(np.int64) | _effects(plan).astype(np.int64) << KINDS
-    return plan
+        final = reach(ctx.ept, cpu.ram, frame >> 12)
+        other = _final_verdicts(cpu, ctx.ept, guest, final)
+        other &= ~((verdicts & ALL) << KINDS)  # what the guest's tables refuse goes no further
+        frame, verdicts = final.frame, verdicts | other
+        mask = (verdicts & ALL).astype(np.uint8)
+    return Plan(cpu, pages, guest, locator, final, refused, mask, frame | verdicts)
 
 
-def _effects(plan: Plan) -> Bytes:
-    """The kinds of access that set an A or D bit."""
-    found = np.zeros(len(plan.pages), np.uint8)
-    ept = plan.cpu.context.ept
-    if plan.guest:
-        found |= _marks(plan.guest) & ~plan.guest_mask
-    if plan.final and ept and ept.accessed_dirty:
-        found |= _marks(plan.final) & ~plan.mask
-    return found
+Refuses = Callable[[Traits], int]
+"""The kinds of access that pages with these traits refuse."""
 
 
-def _marks(found: Found) -> Bytes:
-    accessed = np.where(found.lacks_accessed(), ALL, 0)
-    return (accessed | np.where(found.lacks_dirty(), WRITES, 0)).astype(np.uint8)
+def _verdicts(found: Found, refuses: Refuses, *, marks: bool = True) -> Ints:
+    """For each page the kinds of access that are refused, and those that set an A or D bit."""
+
+    def judge(one: Traits) -> int:
+        mask = refuses(one)
+        effects = ALL if not one.accessed else WRITES if not one.dirty else 0
+        return mask | (effects & ~mask if marks else 0) << KINDS
+
+    verdicts = found.judged(judge)
+    stopped = np.flatnonzero(~found.arrived)
+    if len(stopped):
+        verdicts[stopped] = ALL
+    return verdicts
 
 
-def _guest_masks(controls: Controls, guest: Found) -> Bytes:
-    """The kinds of access that the guest's tables refuse."""
-    rights = guest.rights()
-    if guest.tables.switches.keys and controls.long_mode:
-        rights = rights | (guest.state.entry >> 59 & 15) << 4
-    patterns, of_page = _patterns(rights)
-    masks = [_refused(controls, int(one) & 15, int(one) >> 4 << 59) for one in patterns]
-    found = np.array(masks, np.uint8).take(of_page)
-    found[np.flatnonzero(~guest.arrived)] = ALL
-    return found
+def _guest_refuses(controls: Controls) -> Refuses:
+    def refuses(traits: Traits) -> int:
+        mask, rights = 0, traits.rights
+        for acc in range(KINDS):
+            kind, user = meaning(acc)
+            denied = permissions.key_denies(controls, traits.leaf, rights, kind, user=user)
+            if denied or not permissions.allowed(controls, rights, kind, user=user):
+                mask |= 1 << acc
+        return mask
+
+    return refuses
 
 
-def _refused(controls: Controls, rights: int, leaf: int) -> int:
-    mask = 0
-    for acc in range(KINDS):
-        kind, user = meaning(acc)
-        denied = permissions.key_denies(controls, leaf, rights, kind, user=user)
-        if denied or not permissions.allowed(controls, rights, kind, user=user):
-            mask |= 1 << acc
-    return mask
+def _final_verdicts(cpu: Cpu, ept: Ept, guest: Found | None, final: Found) -> Ints:
+    """The second dimension's verdicts; with mode-based execute they depend on who owns a page."""
+
+    def refuses_if(user_page: bool) -> Refuses:
+        wants = [needed(ept, _ept_wants(meaning(acc)[0], user_page, cpu)) for acc in range(KINDS)]
+        return lambda one: sum(bool(want & ~one.rights) << acc for acc, want in enumerate(wants))
+
+    found = _verdicts(final, refuses_if(True), marks=ept.accessed_dirty)
+    if guest is None or not cpu.context.mode_based:
+        return found
+    others = _verdicts(final, refuses_if(False), marks=ept.accessed_dirty)
+    return np.where(guest.rights() & USER != 0, found, others)
 
 
-def _ept_masks(cpu: Cpu, guest: Found | None, final: Found) -> Bytes:
-    """The kinds of access that the second dimension refuses."""
-    ept = cpu.context.ept
-    assert ept is not None  # noqa: S101  the caller looked
-    user_page = guest.rights() & USER if guest else USER
-    patterns, of_page = _patterns(final.rights() | user_page << 1)
-    masks = []
-    for one in patterns.tolist():
-        wants = [_ept_wants(meaning(acc)[0], one & USER << 1, cpu) for acc in range(KINDS)]
-        masks.append(
-            sum(bool(needed(ept, want) & ~one & 15) << acc for acc, want in enumerate(wants))
-        )
-    found = np.array(masks, np.uint8).take(of_page)
-    found[np.flatnonzero(~final.arrived)] = ALL
-    return found
+def _rights(found: Found, page: int) -> int:
+    return Traits(found.tables, int(found.traits()[page])).rights
 
 
-def _patterns(rights: Ints) -> tuple[NDArray[np.int64], Ints]:
-    """Which of the 256 patterns occur, and which one each page has."""
-    patterns = np.flatnonzero(np.bincount(rights, minlength=256))
-    place = np.zeros(256, np.int64)
-    place[patterns] = np.arange(len(patterns))
-    return patterns, place.take(rights)
-
-
-def _ept_wants(kind: Kind, user_page: int | bool, cpu: Cpu) -> int:
+def _ept_wants(kind: Kind, user_page: int, cpu: Cpu) -> int:
     """As `Mmu._ept_wants`: mode-based execute tells user pages apart."""
     return USER if kind is Kind.FETCH and user_page and cpu.context.mode_based else int(kind)
 

@@ -17,6 +17,7 @@ from kvmlab.hardware.batch_tree import (
     Found,
     Home,
     References,
+    Traits,
     walk_pages,
 )
 from kvmlab.hardware.ept import Ept
@@ -61,7 +62,14 @@ def refusal(ept: Ept, found: Found, row: int, gpa: int, wants: int) -> Fault:
     """Why the page of ``row`` does not grant ``wants``: the same as `ept.nested` would say."""
     why, level = int(found.state.why[row]), int(found.state.level[row])
     if why == LEAF:
-        return Fault("ept", level, "rights", gpa, int(found.rights()[row]), wants)
+        return Fault(
+            "ept",
+            level,
+            "rights",
+            gpa,
+            Traits(found.tables, int(found.traits()[row])).rights,
+            wants,
+        )
     return Fault(ept.tables.format.table, level, WHY[why], gpa, 0, wants)
 
 

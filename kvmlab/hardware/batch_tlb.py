@@ -87,7 +87,7 @@ class BatchTlb:
             left = tuple(size for size in left if size not in sizes)
             if isinstance(shifts, int):
                 if shifts in sizes:
-                    return array.tags.feed(tags) == array.shape.ways
+                    return np.equal(array.tags.feed(tags), array.shape.ways)
             elif sizes:
                 some = np.flatnonzero(np.isin(shifts, sizes))
                 missed[some] = array.tags.feed(tags.take(some)) == array.shape.ways

@@ -51,7 +51,6 @@ class State:
     level: Bytes  # of the entry that ended the walk
     merged: Ints  # all entries down to here, bit by bit, with XD turned round
     entry: Ints  # the last entry read
-    slot: Ints  # where it lies, in the address space of the tables
     base: Ints  # the table below, or the page
 
 
@@ -61,12 +60,48 @@ class Level:
 
     row: Row
     parent: Ints  # which row of the level above
+    tables: Ints  # where those have their tables, in the tables' own address space
     open: Bools  # of the level above: there is a table
     read: Bools  # whether the entry was read at all
     word: Ints  # where in the pool of RAM
     here: Bools  # whether the walk arrived at this level
     frames: Ints  # of RAM, which hold the tables read
     home: Home
+
+
+TRAITS = 1 << 11
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a number of `Found.traits` says of a page."""
+
+    tables: Tables
+    number: int
+
+    @property
+    def rights(self) -> int:
+        """What all entries together allow, as R, W, X and U (see `walker.entry_rights`)."""
+        bits = self.number
+        if self.tables.format.mode != "ept":
+            return 1 | bits & 2 | (bits & 1) << 2 | (bits & 4) << 1
+        return bits & 7 | (bits >> 7 & 8 if self.tables.switches.mode_based else (bits & 4) << 1)
+
+    @property
+    def leaf(self) -> int:
+        """The leaf entry, as far as its protection key."""
+        keyed = self.tables.switches.keys and self.tables.format.long_mode
+        return (self.number >> 7 & 15) << 59 if keyed else 0
+
+    @property
+    def accessed(self) -> bool:
+        """Whether every entry on the way has its A bit set."""
+        return bool(self.number & self.tables.format.accessed)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the leaf has its D bit set."""
+        return bool(self.number & self.tables.format.dirty)
 
 
 @dataclass(slots=True)
@@ -84,14 +119,31 @@ class Found:
         found: Bools = self.state.why == LEAF
         return found
 
+    def traits(self) -> Ints:
+        """All that a verdict depends on, as a number below `TRAITS` that `Traits` reads.
+
+        It is made of the entries' own bits, which takes four operations; what the bits mean is
+        worked out for the few numbers that occur.
+        """
+        merged, entry, fmt = self.state.merged, self.state.entry, self.tables.format
+        if fmt.mode == "ept":
+            return merged & (7 | fmt.accessed | 1 << 10) | entry & fmt.dirty
+        found = merged & (2 | 4 | fmt.accessed) | entry & fmt.dirty
+        found |= merged >> 63 & 1
+        if self.tables.switches.keys and fmt.long_mode:
+            found |= (entry >> 59 & 15) << 7
+        return found
+
     def rights(self) -> Ints:
-        """What all entries together allow, as R, W, X and U (see `walker.entry_rights`)."""
-        merged, tables = self.state.merged, self.tables
-        if tables.format.mode != "ept":
-            return 1 | merged & 2 | merged >> 61 & 4 | (merged & 4) << 1
-        if tables.switches.mode_based:
-            return merged & 7 | merged >> 7 & 8
-        return merged & 7 | (merged & 4) << 1
+        """What all entries together allow, as R, W, X and U."""
+        return self.judged(lambda one: one.rights)
+
+    def judged(self, judge: Callable[[Traits], int]) -> Ints:
+        """What ``judge`` says of each page; it is asked once for all pages of the same traits."""
+        traits, said = self.traits(), np.zeros(TRAITS, np.int64)
+        for number in np.flatnonzero(np.bincount(traits, minlength=TRAITS)).tolist():
+            said[number] = judge(Traits(self.tables, number))
+        return said.take(traits)
 
     def lacks_accessed(self) -> Bools:
         """Whether an entry on the way has its A bit clear."""
@@ -153,7 +205,7 @@ def walk_pages(
         parents.append(parent)
     base, why = roots(prefixes.pop())
     zero = np.zeros(len(base), np.int64)
-    state = State(why, np.full(len(base), tables.rows[0].level, np.uint8), ~zero, zero, zero, base)
+    state = State(why, np.full(len(base), tables.rows[0].level, np.uint8), ~zero, zero, base)
     levels = []
     for row in tables.rows:
         level, state = _descend(tables, row, prefixes.pop(), parents.pop(), state, ram, locate)
@@ -187,7 +239,6 @@ def _descend(
         entry = np.where(outside.take(parent), signed(ones), entry)
     read = readable.take(parent)
     state = _judge(tables, row, entry)
-    state.slot = above.base.take(parent) + index * tables.format.entry_bytes
     if row.level != tables.no_rights_level:
         state.merged = _turned(tables, entry) & above.merged.take(parent)
     else:
@@ -198,9 +249,9 @@ def _descend(
     if not opened.all():
         closed = np.flatnonzero(~opened.take(parent))
         here[closed] = False
-        for name in ("why", "level", "merged", "entry", "slot", "base"):
+        for name in ("why", "level", "merged", "entry", "base"):
             getattr(state, name)[closed] = getattr(above, name).take(parent[closed])
-    kept = Level(row, parent, opened, read, word, here, home.hpa[readable] >> 12, home)
+    kept = Level(row, parent, above.base, opened, read, word, here, home.hpa[readable] >> 12, home)
     return kept, state
 
 
@@ -208,7 +259,9 @@ def _judge(tables: Tables, row: Row, entry: Ints) -> State:
     """`walker.judge` and the address of what is below, for many entries."""
     absent = entry & signed(row.present) == 0
     leaf = np.full(len(entry), fill_value=True) if row.always_leaf else entry & row.leaf != 0
-    page = entry & row.page_address | (entry & row.page_high) << 19
+    page = entry & row.page_address
+    if row.page_high:
+        page |= (entry & row.page_high) << 19
     if row.always_leaf:
         reserved, base = entry & signed(row.page_reserved) != 0, page
     else:
@@ -222,7 +275,7 @@ def _judge(tables: Tables, row: Row, entry: Ints) -> State:
     why[reserved] = RESERVED
     why[absent] = ABSENT
     level = np.full(len(entry), row.level, np.uint8)
-    return State(why, level, entry, entry, entry, base)
+    return State(why, level, entry, entry, base)
 
 
 def _turned(tables: Tables, entry: Ints) -> Ints:
@@ -238,7 +291,7 @@ def _frames(tables: Tables, state: State, pages: Ints) -> Ints:
     for row in tables.rows:
         shifts[row.level] = row.shift
     if (state.level == 1).all():
-        return state.base & ~0xFFF
+        return state.base
     inside = (1 << shifts.take(state.level)) - 1
     return np.where(state.why == LEAF, state.base | pages << 12 & inside, 0) & ~0xFFF
 
