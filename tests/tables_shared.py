@@ -122,7 +122,7 @@ def _set_root(rng: Random, cpu: Cpu, mode: str, frames: list[int]) -> None:
     root = rng.choice(frames)
     cpu.controls.cr3 = root & 0xFFFF_FFFF if mode in ("32bit", "pae") else root
     if mode == "pae" and not cpu.processor.pdptes_in_memory:
-        cpu.pdptes = tuple(rng.choice(frames) | (rng.random() < 0.9) for _ in range(4))
+        cpu.controls.pdptes = tuple(rng.choice(frames) | (rng.random() < 0.9) for _ in range(4))
     cpu.refresh()
 
 

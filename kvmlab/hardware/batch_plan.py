@@ -36,7 +36,6 @@ KINDS = 6
 
 REFUSED, MARK = 1, 1 << KINDS
 ALL, WRITES = (1 << KINDS) - 1, 1 << 1 | 1 << 4
-_POINTER_ADDRESS = 0x000F_FFFF_FFFF_F000
 
 
 def meaning(acc: int) -> tuple[Kind, bool]:
@@ -194,9 +193,7 @@ def plan_pages(cpu: Cpu, pages: Ints) -> Plan:
     frame, verdicts = pages << 12, np.zeros(len(pages), np.int64)
     if ctx.tables is not None:
         locator = Locator(ctx.ept, cpu.ram) if ctx.ept else None
-        roots = one_root(ctx.root)
-        if cpu.pdptes is not None and ctx.tables.format.mode == "PAE":
-            roots = four_roots(cpu.pdptes, _POINTER_ADDRESS)
+        roots = four_roots(ctx.first_table) if ctx.pdptes else one_root(ctx.root)
         guest = walk_pages(ctx.tables, roots, pages, cpu.ram, locator)
         frame, verdicts = guest.frame, _verdicts(guest, _guest_refuses(cpu.controls))
     mask = refused = (verdicts & ALL).astype(np.uint8)

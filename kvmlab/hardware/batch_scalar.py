@@ -25,7 +25,7 @@ def translate_singly(
             references[record.table, record.level] += 1
 
     alone = Cpu(cpu.ram, cpu.processor, NO_TLB, count)
-    alone.vmcs, alone.context, alone.pdptes = cpu.vmcs, cpu.context, cpu.pdptes
+    alone.vmcs, alone.context = cpu.vmcs, cpu.context
     if alone.vmcs is None:
         alone.start(cpu.controls)
     for number, (address, kind) in enumerate(zip(gva.tolist(), acc.tolist(), strict=True)):

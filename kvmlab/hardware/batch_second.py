@@ -37,10 +37,11 @@ def one_root(root: int, else_why: int = ABSENT) -> Roots:
     return roots
 
 
-def four_roots(pdptes: tuple[int, ...], address: int) -> Roots:
+def four_roots(first_table: Callable[[int], int | None]) -> Roots:
     """PAE's page-directory-pointer registers: bits 31:30 choose one."""
-    present = np.array([one & 1 for one in pdptes], np.bool_)
-    bases = np.array([one & address if one & 1 else 0 for one in pdptes], np.int64)
+    tables = [first_table(number << 30) for number in range(4)]
+    present = np.array([one is not None for one in tables])
+    bases = np.array([one or 0 for one in tables], np.int64)
 
     def roots(above: Ints) -> tuple[Ints, Bytes]:
         return bases.take(above), np.where(present.take(above), TABLE, ABSENT).astype(np.uint8)

@@ -94,6 +94,8 @@ def _translate(cpu: Cpu, gva: Ints, acc: NDArray[np.uint8]) -> Walked:
     """Translate canonical accesses."""
     if not len(gva):
         return Walked(gva.copy(), References(), {})
+    if cpu.context.ept and cpu.context.ept.agile:  # each walk is of two kinds of tables
+        return Walked(*translate_singly(cpu, gva, acc))
     keys = page_keys(gva, (1 << cpu.context.width - 12) - 1)
     plan = plan_pages(cpu, keys.numbers)
     words = np.zeros(keys.size, np.int64)
@@ -106,8 +108,7 @@ def _translate(cpu: Cpu, gva: Ints, acc: NDArray[np.uint8]) -> Walked:
     page = place.take(keys.of_access.take(flagged))
     asked = _asked(page, acc.take(flagged), len(keys.used))
     if plan.unusual(asked):
-        hpa, references, why = translate_singly(cpu, gva, acc)
-        return Walked(hpa, references, why)
+        return Walked(*translate_singly(cpu, gva, acc))
     plan.mark(asked)
     refused = np.flatnonzero(flags & REFUSED)
     stopped, page = flagged.take(refused), page.take(refused)

@@ -16,7 +16,7 @@ from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, parse_size
 from kvmlab.hardware.batch_pages import page_keys
 from kvmlab.hardware.records import Kind
 from kvmlab.machine import Machine
-from kvmlab.study.runner import Runner
+from kvmlab.study.batches import Batches
 from kvmlab.workloads.trace import Trace
 
 STRIDE = 5_000
@@ -101,9 +101,9 @@ def replay(machine: Machine, what: Accesses, page: str | int = "4K") -> Generato
     machine.guest.switch(process)
     yield 0
     shift = parse_size(page).bit_length() - 1
-    runner = Runner(machine.cpu, what.kinds, what.addresses, shift)
+    batches = Batches(machine.cpu, what.kinds, what.addresses, shift)
     for start in range(0, len(what), STRIDE):
         done = min(start + STRIDE, len(what))
-        runner.run(start, done)
+        batches.run(start, done)
         machine.tick()
         yield done

@@ -29,7 +29,7 @@ _NEEDS = MappingProxyType({READ: USER, WRITE: USER | WRITE, EXECUTE: USER | EXEC
 """The rights that a user's access must find in a cached translation (see `permissions`)."""
 
 
-class Runner:
+class Batches:
     """Makes user-mode accesses of the process that runs on ``cpu``: kinds and addresses.
 
     Its mappings are of pages of 1 << ``shift`` bytes.

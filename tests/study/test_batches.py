@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvmlab.hardware.records import Kind
 from kvmlab.hardware.tlb import SKYLAKE, TINY, UNIFIED, ZEN4, ArrayShape
 from kvmlab.machine import Machine
-from kvmlab.study import runner
+from kvmlab.study import batches
 from kvmlab.study.counters import Counters
 from kvmlab.study.replay import Accesses, areas, replay
 
@@ -91,7 +91,7 @@ def test_nor_with_large_pages(geometry, pieces, turns):
 def test_what_is_left_out_repeats_page_and_kind_in_its_set(pieces):
     what = program(pieces, 2)
     pages = what.addresses.view(np.int64) >> 12
-    kept = set(runner.events(pages, what.kinds, 16, 0).tolist())
+    kept = set(batches.events(pages, what.kinds, 16, 0).tolist())
     last, seen = {}, {}
     for n, (page, kind) in enumerate(zip(pages.tolist(), what.kinds.tolist(), strict=True)):
         own = page & 15
