@@ -235,7 +235,7 @@ XD_BECOMES_RESERVED = [("pte", 0, TABLE | DIRTY | XD), READ, ("toggle", "NXE"), 
 
 
 @pytest.mark.parametrize("name", MODES)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(operations=OPERATIONS)
 @example(operations=ALTERNATING)
 @example(operations=[("toggle", "SMEP"), *ALTERNATING])
