@@ -55,6 +55,8 @@ class Machine:
     keeps its tables true (kvm/policy.py), which the other designs have no need of; ``kpti`` and
     ``pcid`` are what the guest's kernel does about CR3 (guest/contexts.py).
     ``vcpus`` logical CPUs share the memory; in a VM each has a VMCS, and all have the same tables.
+    A nested guest (``l2-ept``, ``l2-shadow``) runs under L1, which without ``vmcs_shadowing``
+    exits for each VMREAD and VMWRITE; there ``host_levels`` and ``host_page`` are L0's and L1's.
     Raises `BadChoice` and `BadSize`.
     """
 

@@ -147,7 +147,7 @@ def caption(rows: Sequence[Row]) -> str:
     parts = [_run(rows[0])] if rows else []
     parts.append(say("modes.convention"))
     parts += [say("modes.costs", costs=costs_text(rows[0].prices))] if rows else []
-    policies = dict.fromkeys(row.policy for row in rows if row.mmu == "shadow")
+    policies = dict.fromkeys(row.policy for row in rows if row.mmu in ("shadow", "l2-shadow"))
     parts += [say(f"modes.policy.{name}") for name in policies]
     return " ".join(parts)
 

@@ -81,7 +81,7 @@ class Row:
                 "exits": self.cycles.exits,
             },
             "costs": {"model": self.prices.name, "edited": dict(self.prices.edited)},
-            "policy": self.policy if self.mmu == "shadow" else None,
+            "policy": self.policy if self.mmu in ("shadow", "l2-shadow") else None,
             "program": costs(self.program),
             "kernel": costs(self.kernel),
         }
