@@ -1,1 +1,1 @@
-"""The ground floor: errors, addresses and sizes, the tap."""
+"""The ground floor: errors, addresses and sizes, the simulated clock, the tap."""

@@ -1,0 +1,88 @@
+"""The simulated clock: integer nanoseconds since power-on, and timers that fire in order.
+
+Nothing here reads the real clock, so the same actions give the same times on every machine.
+Time passes only in `Clock.advance`; timers that are due then fire one after another, earliest
+first and, at the same instant, in the order in which they were set.  While one fires, ``now`` is
+the time that it was set for, and a timer that it sets itself fires in the same call if it is due.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+from kvmlab.base.errors import BadChoice
+
+MICROSECOND = 1_000
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+
+
+@dataclass(order=True, slots=True)
+class Timer:
+    """One thing to be done at ``due`` nanoseconds; it is done once, unless cancelled first."""
+
+    due: int
+    serial: int
+    action: Callable[[], None] | None = field(compare=False)
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still to fire."""
+        return self.action is not None
+
+    def cancel(self) -> None:
+        """Never fire; of no effect on a timer that has fired."""
+        self.action = None
+
+
+class Clock:
+    """Simulated time, which starts at 0."""
+
+    def __init__(self) -> None:
+        self._now = 0
+        self._timers: list[Timer] = []
+        self._serials = count()
+
+    @property
+    def now(self) -> int:
+        """Nanoseconds since power-on."""
+        return self._now
+
+    def at(self, when: int, action: Callable[[], None]) -> Timer:
+        """Call ``action`` at ``when`` nanoseconds; raises `BadChoice` for a time gone by."""
+        if when < self._now:
+            raise BadChoice(f"a timer for {when} ns is in the past: it is {self._now} ns now")
+        timer = Timer(when, next(self._serials), action)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def after(self, delay: int, action: Callable[[], None]) -> Timer:
+        """Call ``action`` once ``delay`` nanoseconds have passed; raises `BadChoice`."""
+        return self.at(self._now + delay, action)
+
+    def next_due(self) -> int | None:
+        """When the next timer fires; None if there is none."""
+        while self._timers and not self._timers[0].pending:
+            heapq.heappop(self._timers)
+        return self._timers[0].due if self._timers else None
+
+    def advance(self, to: int) -> None:
+        """Let time pass until ``to`` nanoseconds and fire what is due by then, in order.
+
+        Raises `BadChoice` for a time gone by.  An error of a timer's action ends the call with
+        ``now`` at that timer's time, and the timers after it still set.
+        """
+        if to < self._now:
+            raise BadChoice(f"time does not run back: it is {self._now} ns, after {to} ns")
+        while (due := self.next_due()) is not None and due <= to:
+            timer = heapq.heappop(self._timers)
+            action, timer.action = timer.action, None
+            self._now = due
+            if action:
+                action()
+        self._now = to
+
+    def sleep(self, nanoseconds: int) -> None:
+        """Let ``nanoseconds`` pass; raises `BadChoice` for fewer than none."""
+        self.advance(self._now + nanoseconds)

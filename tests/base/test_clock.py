@@ -1,0 +1,78 @@
+"""Simulated time: timers fire once, in order, at their own time, and never early."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmlab.base.clock import SECOND, Clock
+from kvmlab.base.errors import BadChoice
+
+
+@given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 30), max_size=5))
+def test_timers_fire_once_in_order_of_time_then_of_setting(dues, steps):
+    clock, fired = Clock(), []
+    for serial, due in enumerate(dues):
+        clock.at(due, lambda serial=serial: fired.append((clock.now, serial)))
+    for step in steps:
+        clock.sleep(step)
+        passed = clock.now
+        assert fired == sorted((due, n) for n, due in enumerate(dues) if due <= passed)
+    assert clock.now == sum(steps)
+
+
+def test_a_timer_set_by_a_timer_fires_in_the_same_advance_if_it_is_due():
+    clock, fired = Clock(), []
+
+    def tick():
+        fired.append(clock.now)
+        clock.after(SECOND, tick)
+
+    clock.after(SECOND, tick)
+    clock.advance(3 * SECOND)
+    assert fired == [SECOND, 2 * SECOND, 3 * SECOND]
+    assert clock.next_due() == 4 * SECOND
+
+
+def test_a_cancelled_timer_never_fires():
+    clock, fired = Clock(), []
+    timer = clock.after(5, lambda: fired.append(1))
+    assert timer.pending
+    timer.cancel()
+    assert not timer.pending
+    assert clock.next_due() is None
+    clock.advance(10)
+    assert fired == []
+
+
+def test_a_timer_that_fired_is_no_longer_pending():
+    clock = Clock()
+    timer = clock.after(0, lambda: None)
+    clock.advance(0)
+    assert not timer.pending
+
+
+def test_an_error_in_an_action_stops_time_there_and_keeps_the_timers_after_it():
+    clock, fired = Clock(), []
+
+    def fail():
+        raise BadChoice("no")
+
+    clock.at(3, fail)
+    clock.at(4, lambda: fired.append(clock.now))
+    with pytest.raises(BadChoice, match="no"):
+        clock.advance(9)
+    assert (clock.now, fired) == (3, [])
+    clock.advance(9)
+    assert (clock.now, fired) == (9, [4])
+
+
+def test_time_does_not_run_back():
+    clock = Clock()
+    clock.advance(7)
+    with pytest.raises(BadChoice, match="it is 7 ns, after 6 ns"):
+        clock.advance(6)
+    with pytest.raises(BadChoice, match="a timer for 6 ns is in the past"):
+        clock.at(6, lambda: None)
+    with pytest.raises(BadChoice, match="in the past"):
+        clock.after(-1, lambda: None)
+    assert (clock.now, clock.next_due()) == (7, None)
