@@ -1,6 +1,7 @@
 """The simulated clock: integer nanoseconds since power-on, and timers that fire in order.
 
-Nothing here reads the real clock, so the same actions give the same times on every machine.
+Nothing here reads the real clock, so the same actions give the same times on every machine;
+the date of power-on is fixed too.
 Time passes only in `Clock.advance`; timers that are due then fire one after another, earliest
 first and, at the same instant, in the order in which they were set.  While one fires, ``now`` is
 the time that it was set for, and a timer that it sets itself fires in the same call if it is due.
@@ -16,6 +17,7 @@ from kvmlab.base.errors import BadChoice
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
+POWER_ON = 1_767_225_600  # 2026-01-01 00:00:00 UTC, in seconds since 1970
 
 
 @dataclass(order=True, slots=True)
@@ -48,6 +50,11 @@ class Clock:
     def now(self) -> int:
         """Nanoseconds since power-on."""
         return self._now
+
+    @property
+    def wall(self) -> int:
+        """The date as time(2) tells it: whole seconds since 1970."""
+        return POWER_ON + self._now // SECOND
 
     def at(self, when: int, action: Callable[[], None]) -> Timer:
         """Call ``action`` at ``when`` nanoseconds; raises `BadChoice` for a time gone by."""

@@ -8,6 +8,7 @@ KvmlabError
 ├── OutOfMemory      no frame is left
 ├── SegmentationFault  the guest's kernel has no mapping to answer a page fault with
 ├── MachineCheck     the simulated machine cannot go on (no handler for a fault, a bad VMCS)
+├── RingError        a virtqueue that the other side made unusable
 └── TraceError       a trace that cannot be read
 
 A page fault, an EPT violation or a VM exit is no error: it is a value that the
@@ -46,6 +47,10 @@ class SegmentationFault(KvmlabError):
 
 class MachineCheck(KvmlabError, RuntimeError):
     """The simulated machine cannot go on, as real silicon would shut down."""
+
+
+class RingError(KvmlabError):
+    """The other side of a virtqueue broke its contract: the queue cannot be used any more."""
 
 
 class TraceError(KvmlabError, ValueError):

@@ -1,5 +1,7 @@
 """Simulated time: timers fire once, in order, at their own time, and never early."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,14 @@ def test_a_cancelled_timer_never_fires():
     assert clock.next_due() is None
     clock.advance(10)
     assert fired == []
+
+
+def test_the_date_is_that_of_power_on_and_the_seconds_since():
+    clock = Clock()
+    first = clock.wall
+    clock.advance(2 * SECOND - 1)
+    assert datetime.fromtimestamp(first, UTC).isoformat() == "2026-01-01T00:00:00+00:00"
+    assert clock.wall == first + 1
 
 
 def test_a_timer_that_fired_is_no_longer_pending():
