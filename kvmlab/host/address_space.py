@@ -4,21 +4,24 @@ The table is real: 4-level x86 entries in RAM, walked with the walker of `hardwa
 kernel writes it directly, since how the host itself is translated is not this package's subject.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
 
 from kvmlab.base.addresses import size_text
 from kvmlab.base.errors import BadAddress, BadSize
-from kvmlab.base.tap import Tap
+from kvmlab.base.tap import Tap, silent
 from kvmlab.hardware.formats import compile_tables, format_named
 from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.walker import walk
-from kvmlab.host.records import HostFault, HostMigrated, HostTookBack
+from kvmlab.host.records import HostFault, HostMigrated, HostTookBack, WillNeed
 from kvmlab.linux.buddy import Buddy
 
 _MMAP_BASE = 0x7F5A_0000_0000  # where mmap starts to place areas; areas grow upwards from here
 _PRESENT_TABLE, _PRESENT_PAGE, _PS = 0x67, 0x67, 0x80
+_FRAME = 0x000F_FFFF_FFFF_F000
 _LEVELS = 4
 
 Notifier = Callable[[int, int], None]
@@ -70,10 +73,11 @@ class AddressSpace:
             self._tap(HostFault(hva, found.address, found.shift))
         return found
 
-    def madvise_dontneed(self, hva: int, size: int) -> None:
+    def madvise_dontneed(self, hva: int, size: int) -> int:
         """Give the frames of a range back to the host; the next touch finds zeroes.
 
-        Notifiers are told first, so that no one who shadows this table is left behind (Linux,
+        Returns how many bytes the host got: nothing for pages that were not backed.  Notifiers
+        are told first, so that no one who shadows this table is left behind (Linux,
         include/linux/mmu_notifier.h).  Whole pages of one area only; raises `BadAddress`.
         """
         shift = self._area_shift(hva)
@@ -85,19 +89,68 @@ class AddressSpace:
             )
         for tell in self.notifiers:
             tell(hva, hva + size)
-        for one in range(hva, hva + size, page):
-            self._take_back(one, shift)
+        return self._take_back(hva, hva + size, shift)
 
-    def _take_back(self, hva: int, shift: int) -> None:
-        found = self.translate(hva)
-        if found is None:
-            return
-        self._ram.store(found.path[-1].hpa, 0)
-        pfn = found.address >> PAGE_SHIFT
-        for one in range(pfn, pfn + (1 << shift - PAGE_SHIFT)):
-            self._ram.discard(one)
-        self._buddy.free(pfn, shift - PAGE_SHIFT)
-        self._tap(HostTookBack(hva, found.address, shift))
+    def madvise_willneed(self, hva: int, size: int) -> None:
+        """Announce that a range will be used; raises `BadAddress` for one of no area.
+
+        Linux reads ahead what is swapped out or in a file; an anonymous page that was given back
+        stays absent until it is touched (mm/madvise.c: madvise_willneed()).
+        """
+        self._area_shift(hva)
+        self._area_shift(hva + size - 1)
+        self._tap(WillNeed(hva, size))
+
+    def page_shift(self, hva: int) -> int:
+        """The shift of the pages that back the area of ``hva``; raises `BadAddress`."""
+        return self._area_shift(hva)
+
+    def madvise_dontneed_each(self, hvas: Iterable[int]) -> int:
+        """Give single 4 KiB pages back, by one `madvise_dontneed` each; returns the bytes freed.
+
+        When nobody listens, neighbours go together: the same pages, in fewer steps.
+        """
+        if self._tap is not silent:
+            return sum(self.madvise_dontneed(hva, PAGE_SIZE) for hva in hvas)
+        return sum(self.madvise_dontneed(start, size) for start, size in _runs(hvas))
+
+    def _take_back(self, start: int, end: int, shift: int) -> int:
+        """Free the frames of a range of one area, table by table; returns the bytes freed."""
+        freed, level = 0, (shift - PAGE_SHIFT) // 9 + 1
+        span = 1 << shift + 9  # what one table of leaves covers
+        while start < end:
+            stop = min(end, (start & ~(span - 1)) + span)
+            table = self._table_of(start, level)
+            if table is not None:
+                slot = table + (start >> shift & 511) * 8
+                freed += self._clear(slot, start, (stop - start) >> shift, shift)
+            start = stop
+        return freed
+
+    def _table_of(self, hva: int, leaf_level: int) -> int | None:
+        """The table whose entries map the pages around ``hva``; None if there is none."""
+        table = self.root
+        for level in range(_LEVELS, leaf_level, -1):
+            entry = self._ram.load(table + (hva >> PAGE_SHIFT + 9 * (level - 1) & 511) * 8)
+            if not entry & 1:
+                return None
+            table = entry & _FRAME
+        return table
+
+    def _clear(self, slot: int, hva: int, count: int, shift: int) -> int:
+        """Clear ``count`` leaf entries from ``slot`` on and free what they mapped."""
+        entries = self._ram.words(slot, count).copy()
+        self._ram.clear_words(slot, count)
+        present = np.flatnonzero(entries)
+        pfns = [(entry & _FRAME) >> PAGE_SHIFT for entry in entries[present].tolist()]
+        order = shift - PAGE_SHIFT
+        for first, frames in _runs(pfns, 1 << order):
+            for pfn in range(first, first + frames):
+                self._ram.discard(pfn)
+            self._buddy.free_run(first, frames)
+        for index, pfn in zip(present.tolist(), pfns, strict=True):
+            self._tap(HostTookBack(hva + (index << shift), pfn << PAGE_SHIFT, shift))
+        return len(pfns) << shift
 
     def migrate(self, hva: int) -> int:
         """Move the page of ``hva`` to another frame; returns where it is now.
@@ -150,3 +203,11 @@ class AddressSpace:
         pfn = self._buddy.alloc()
         self._ram.discard(pfn)
         return pfn << PAGE_SHIFT
+
+
+def _runs(numbers: Iterable[int], step: int = PAGE_SIZE) -> Iterator[tuple[int, int]]:
+    """Distinct numbers, ``step`` apart where they are neighbours, as (start, length) of runs."""
+    ordered = np.unique(np.fromiter(numbers, dtype=np.int64))
+    breaks = np.flatnonzero(np.diff(ordered) != step) + 1
+    for run in np.split(ordered, breaks) if ordered.size else ():
+        yield int(run[0]), int(run[-1] - run[0]) + step

@@ -29,3 +29,11 @@ class HostMigrated:
     old: int
     new: int
     shift: int
+
+
+@dataclass(slots=True)
+class WillNeed:
+    """A process announced that it will use a range: madvise(MADV_WILLNEED)."""
+
+    hva: int
+    size: int

@@ -1,4 +1,4 @@
-"""Accesses that no memory answers: outside every slot, or writes to a READONLY one.
+"""Accesses that no memory answers: a device's registers, a hole, or a write to a READONLY slot.
 
 KVM API, KVM_EXIT_MMIO and KVM_EXIT_INTERNAL_ERROR.
 """
@@ -11,7 +11,7 @@ from kvmlab.kvm.vm import Vm
 
 
 def emulate_mmio(vm: Vm, vmcs: Vmcs, gpa: int, kind: Kind) -> None:
-    """Nobody lives in the hole: reads give all ones, writes are lost, as on a PC.
+    """Let the VMM's device answer; where there is none, reads give all ones and writes are lost.
 
     Instructions cannot be fetched from there: KVM gives up and tells user space.
     """
@@ -23,5 +23,8 @@ def emulate_mmio(vm: Vm, vmcs: Vmcs, gpa: int, kind: Kind) -> None:
     instruction = vmcs.instruction
     data = instruction.data if instruction else b""
     vm.tap(MmioExit(gpa, kind is Kind.WRITE, data))
-    vmcs.loaded = b"\xff" * (instruction.size if instruction else 1)
+    if kind is Kind.WRITE:
+        vm.mmio.store(gpa, data)
+    else:
+        vmcs.loaded = vm.mmio.load(gpa, instruction.size if instruction else 1)
     vmcs.advance = True

@@ -9,6 +9,7 @@ from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import Mapped
 from kvmlab.host.address_space import AddressSpace
 from kvmlab.host.kernel import Host
+from kvmlab.kvm.bus import Bus
 from kvmlab.kvm.flushes import RemoteFlushes
 from kvmlab.kvm.memslots import Memslot, Memslots
 from kvmlab.kvm.records import SlotLookup
@@ -41,6 +42,7 @@ class Vm:
         self.flushes = RemoteFlushes(self.vcpus, tap)
         self.on_slot_gone: list[Callable[[], None]] = []  # MMUs drop all: kvm_mmu_zap_all_fast()
         self.on_unmap: list[Callable[[range], None]] = []  # MMUs drop some: kvm_unmap_gfn_range()
+        self.mmio = Bus("GPA", tap)  # devices behind addresses
         vmm.notifiers.append(self._host_takes)
 
     @property
@@ -54,6 +56,11 @@ class Vm:
             for drop in self.on_slot_gone:
                 drop()
             self.go_on()
+
+    @property
+    def sync_mmu(self) -> bool:
+        """KVM_CAP_SYNC_MMU: whether what the host does to the VMM's memory reaches the guest."""
+        return self._host_takes in self.vmm.notifiers
 
     def _host_takes(self, start: int, end: int) -> None:
         """HVAs are about to lose their frames: what depends on them goes (MMU notifier)."""

@@ -15,7 +15,8 @@ class Buddy:
     def __init__(self, first: int, count: int) -> None:
         if count <= 0:
             raise BadSize(f"{count} frames from frame {first:#x} on leave nothing to hand out")
-        self._blocks: list[dict[int, None]] = [{} for _ in range(MAX_ORDER + 1)]
+        # first frame -> whether the block was reported to a hypervisor (PageReported)
+        self._blocks: list[dict[int, bool]] = [{} for _ in range(MAX_ORDER + 1)]
         self.total = self.free_frames = 0
         self.add(first, count)
 
@@ -30,7 +31,7 @@ class Buddy:
             blocks.append((pfn, order))
             pfn += 1 << order
         for start, order in reversed(blocks):  # a list is used from its end
-            self._blocks[order][start] = None
+            self._blocks[order][start] = False
         self.total += count
         self.free_frames += count
 
@@ -46,9 +47,30 @@ class Buddy:
             )
         while size > order:  # give the upper halves back
             size -= 1
-            self._blocks[size][pfn + (1 << size)] = None
+            self._blocks[size][pfn + (1 << size)] = False
         self.free_frames -= 1 << order
         return pfn
+
+    def alloc_frames(self, count: int) -> list[int]:
+        """``count`` single frames, or as many as there are: what so many `alloc` would give.
+
+        A block that is taken whole is taken in ascending order, so it need not be split.
+        """
+        frames: list[int] = []
+        while self.free_frames and len(frames) < count:
+            smallest = next(order for order, blocks in enumerate(self._blocks) if blocks)
+            order = min(smallest, (count - len(frames)).bit_length() - 1)
+            pfn = self.alloc(order)
+            frames += range(pfn, pfn + (1 << order))
+        return frames
+
+    def free_run(self, first: int, count: int) -> None:
+        """Give ``count`` neighbouring frames back, in blocks as large as they make up."""
+        pfn, end = first, first + count
+        while pfn < end:
+            order = min(MAX_ORDER, (pfn & -pfn).bit_length() - 1, (end - pfn).bit_length() - 1)
+            self.free(pfn, order)
+            pfn += 1 << order
 
     def free(self, pfn: int, order: int = 0) -> None:
         """Give a block back; it merges with its buddy as long as that is free too."""
@@ -57,7 +79,25 @@ class Buddy:
             del self._blocks[order][pfn ^ 1 << order]
             pfn &= ~(1 << order)
             order += 1
-        self._blocks[order][pfn] = None
+        self._blocks[order][pfn] = False
+
+    def isolate_unreported(self, order: int) -> int | None:
+        """Take out a whole free block of this order that no hypervisor was told of, if any."""
+        blocks = self._blocks[order]
+        pfn = next((one for one, reported in blocks.items() if not reported), None)
+        if pfn is not None:
+            del blocks[pfn]
+            self.free_frames -= 1 << order
+        return pfn
+
+    def put_back_reported(self, pfn: int, order: int) -> None:
+        """Free an isolated block; it counts as reported until it is split, merged or used.
+
+        Linux, mm/page_reporting.c: page_reporting_drain().
+        """
+        self.free(pfn, order)
+        if pfn in self._blocks[order]:
+            self._blocks[order][pfn] = True
 
     def free_blocks(self) -> tuple[int, ...]:
         """How many free blocks there are of each order, as in /proc/buddyinfo."""
