@@ -5,8 +5,10 @@ from functools import partial
 from types import MappingProxyType
 
 from kvmlab.base.addresses import parse_address, parse_size, size_text
+from kvmlab.base.clock import Clock
 from kvmlab.base.errors import BadChoice, BadSize
 from kvmlab.base.tap import Tap, silent
+from kvmlab.guest.balloon import BalloonDriver
 from kvmlab.guest.kernel import Kernel
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.formats import ALL_RIGHTS, Format, compile_tables, format_named
@@ -25,8 +27,9 @@ from kvmlab.kvm.policy import NAIVE, policy_named
 from kvmlab.kvm.shadow_mmu import ShadowMmu
 from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
+from kvmlab.qemu.balloon import Balloon, BalloonOptions
 from kvmlab.qemu.firmware import boot_controls, identity_tables
-from kvmlab.qemu.machine import Qemu, memory_map
+from kvmlab.qemu.machine import VIRTIO_MMIO, Qemu, memory_map
 from kvmlab.qemu.nested import L1, Shape
 
 MMUS = ("native", "shadow", "ept")
@@ -85,7 +88,9 @@ class Machine:
         host_shift = _host_shift(host_page)
         _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
         _check_vcpus(vcpus, mmu)
-        self.mmu, self.tap = mmu, tap
+        self.mmu, self.tap, self.clock = mmu, tap, Clock()
+        self.balloon: Balloon | None = None  # the device; its driver is the guest's
+        self.balloon_driver: BalloonDriver | None = None
         self.guest_page = parse_size(guest_page)
         self._shadow_policy = policy_named(policy)
         self.ram = Ram(guest_size if mmu == "native" else host_size)
@@ -118,10 +123,10 @@ class Machine:
         self.host = Host(self.ram, self.tap)
         if self.mmu.startswith("l2-"):
             shape = Shape(self.mmu, fmt, size, host_shift, levels, self._shadow_policy, shadowing)
-            self.l1 = L1(self.cpu, self.host, shape)
+            self.l1 = L1(self.cpu, self.host, shape, self.clock)
             self.qemu, self.vcpu = self.l1.below, self.l1.l0
             return
-        self.qemu = Qemu(self.host, size, host_shift, self.tap)
+        self.qemu = Qemu(self.host, size, host_shift, self.clock, self.tap)
         self.qemu.load_firmware(fmt)
         vm, boot = self.qemu.vm, boot_controls(fmt)
 
@@ -136,6 +141,40 @@ class Machine:
         for cpu in self.cpus[1:]:
             guest = boot_controls(fmt)
             Vcpu(cpu, guest, partial(_sibling, first, guest))
+
+    def attach_balloon(
+        self, options: BalloonOptions | None = None, *, driver: bool = True, name: str = "balloon0"
+    ) -> Balloon:
+        """Plug a balloon device in, and have the guest load its driver unless told otherwise.
+
+        Raises `BadChoice` for a second balloon, and for a kernel on the metal.
+        """
+        qemu = self.l1.qemu if self.l1 else self.qemu
+        if qemu is None:
+            raise BadChoice("a balloon needs a hypervisor; this kernel runs on the metal")
+        self.balloon, registers = qemu.add_balloon(options or BalloonOptions(), name)
+        registers.interrupt = self._interrupt
+        if driver:
+            self.load_balloon_driver()
+        return self.balloon
+
+    def load_balloon_driver(self, poison: int | None = None) -> BalloonDriver:
+        """Modprobe virtio_balloon, in a guest that poisons free pages or not.
+
+        Raises `BadChoice` where there is no such device.
+        """
+        self.balloon_driver = BalloonDriver(
+            self.guest, VIRTIO_MMIO, self.clock, poison=poison, tap=self.tap
+        )
+        return self.balloon_driver
+
+    def _interrupt(self) -> None:
+        """The balloon's interrupt line went up: the guest takes it as soon as time goes on."""
+        self.clock.after(0, self._deliver)
+
+    def _deliver(self) -> None:
+        if self.balloon_driver:
+            self.balloon_driver.interrupt()
 
     @property
     def vm(self) -> Vm | None:

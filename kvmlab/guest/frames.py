@@ -3,10 +3,10 @@
 Linux, mm/page_alloc.c and the reference count of struct page.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
-from kvmlab.base.errors import BadSize
+from kvmlab.base.errors import BadSize, OutOfMemory
 from kvmlab.linux.buddy import Buddy
 
 _FIRMWARE = 1 << 20  # the first MiB is the firmware's
@@ -21,15 +21,42 @@ class Frames:
     def __init__(self, memory: Sequence[tuple[int, int]], clear: Callable[[int], None]) -> None:
         self.buddy = _free_frames(memory)
         self._clear = clear
+        self.managed = self.buddy.total  # without those that a balloon took: MemTotal
+        self.oom_notifiers: list[Callable[[], int]] = []  # each returns how many frames it freed
         self._more_users: dict[int, int] = {}  # page -> how many mappings beyond the first
         self.tables = 0
 
     def alloc(self, order: int = 0) -> int:
         """The guest-physical address of a page of 2**order frames, all zero.
 
-        Memory is zero when the machine starts, and `release` clears what comes back.
+        Memory is zero when the machine starts, and `release` clears what comes back.  When there
+        is none left, those who hold some back are asked for it (out_of_memory()).
         """
-        return self.buddy.alloc(order) << PAGE_SHIFT
+        while True:
+            try:
+                return self.buddy.alloc(order) << PAGE_SHIFT
+            except OutOfMemory:
+                if not sum(notify() for notify in self.oom_notifiers):
+                    raise
+
+    def take(self, count: int) -> list[int]:
+        """Up to ``count`` single frames for a balloon: nobody is made to give one up.
+
+        Linux, balloon_page_alloc(): __GFP_NORETRY, __GFP_NOMEMALLOC, __GFP_NOWARN.
+        """
+        return [pfn << PAGE_SHIFT for pfn in self.buddy.alloc_frames(count)]
+
+    def take_block(self, order: int) -> int | None:
+        """A block for a driver, on the same terms; None when there is none."""
+        try:
+            return self.buddy.alloc(order) << PAGE_SHIFT
+        except OutOfMemory:
+            return None
+
+    def give_back(self, gpas: Iterable[int], order: int = 0) -> None:
+        """Take such blocks back; they hold zeroes, and nobody touches them."""
+        for gpa in gpas:
+            self.buddy.free(gpa >> PAGE_SHIFT, order)
 
     def alloc_table(self, order: int = 0) -> int:
         """A page for 2**order page tables."""

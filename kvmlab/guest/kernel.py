@@ -25,6 +25,7 @@ from kvmlab.guest.tables import (
     GLOBAL,
     NX,
     PRESENT,
+    UNCACHED,
     WRITABLE,
     PageTables,
 )
@@ -67,7 +68,8 @@ class Kernel:
         self._virtual_base = 0  # firmware runs us with GVA = GPA
         self.frames = Frames(memory, self._clear)
         alloc_table = self.frames.alloc_table
-        root = alloc_table()
+        self._root = root = alloc_table()
+        self._io = _io_area(self.width)
         self.smp = Smp([Contexts(one, root, kpti=kpti, pcid=pcid) for one in (cpu, *others)])
         self.tables = PageTables(self.smp, fmt, self._virtual, alloc_table, tap, isolated=kpti)
         self.shootdown = Shootdown(self.smp, tap)
@@ -132,6 +134,20 @@ class Kernel:
 
     def _virtual(self, gpa: int) -> int:
         return self._virtual_base + gpa
+
+    def ioremap(self, gpa: int, length: int) -> int:
+        """Map a device's registers into the kernel's half of every process; returns the GVA."""
+        gva = self._io
+        self._io += -(-length // PAGE_SIZE) * PAGE_SIZE
+        flags = WRITABLE | ACCESSED | DIRTY | UNCACHED
+        flags |= NX if self.tables.format.mode != "32-bit" else 0
+        for offset in range(0, length, PAGE_SIZE):
+            self.tables.map(self._root, gva + offset, gpa + offset, PAGE_SHIFT, flags)
+        self._kernel_entries = self._top_entries(self._root)
+        for process in self.processes:
+            for offset, entry in self._kernel_entries:
+                self.tables.write(process.root + offset, entry)
+        return gva
 
     def _clear(self, gpa: int) -> None:
         self.cpu.store_bytes(self._virtual(gpa), _ZEROES)
@@ -297,6 +313,11 @@ class Kernel:
             self.cpu.store(gva, value, size)
         finally:
             self.cpu.cpl = 0
+
+
+def _io_area(width: int) -> int:
+    """Where Linux maps registers: VMALLOC_START; in 32-bit modes above the direct map."""
+    return {48: 0xFFFF_C900_0000_0000, 57: 0xFFA0_0000_0000_0000}.get(width, 0xF800_0000)
 
 
 def _direct_map(width: int) -> int:

@@ -88,3 +88,26 @@ class Exited:
     """A process ended; its pages and tables are free."""
 
     process: str
+
+
+@dataclass(slots=True)
+class BalloonMoved:
+    """The balloon driver posted one array of page frame numbers."""
+
+    queue: str  # "inflate" or "deflate"
+    pages: int
+
+
+@dataclass(slots=True)
+class OutOfPuff:
+    """The balloon driver found no free page; it sleeps and tries again."""
+
+    pages: int  # in the balloon by then
+
+
+@dataclass(slots=True)
+class BalloonMigrated:
+    """Compaction moved a page of the balloon (vmstat: balloon_migrate)."""
+
+    old: int  # GPA
+    new: int

@@ -1,11 +1,21 @@
-"""QEMU: it gives a guest its memory, as one area of its own address space in memslots."""
+"""QEMU: it gives a guest its memory, as one area of its own address space in memslots.
 
+Devices: a virtio balloon, behind the registers of virtio-mmio as QEMU's microvm has them.
+"""
+
+from kvmlab.base.clock import Clock
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.formats import Format
 from kvmlab.host.kernel import Host
 from kvmlab.kvm.vm import Vm
+from kvmlab.qemu.balloon import Balloon, BalloonOptions
 from kvmlab.qemu.firmware import identity_tables
+from kvmlab.qemu.guest_memory import GuestMemory
+from kvmlab.qemu.monitor import Monitor
+from kvmlab.qemu.virtio_mmio import VirtioMmio
+from kvmlab.virtio.mmio import WINDOW
 
+VIRTIO_MMIO = 0xFEB0_0000  # VIRTIO_MMIO_BASE of hw/i386/microvm.c
 LOW_MEMORY = 3 << 30  # the PC's hole for devices begins here; the rest of RAM lies above 4 GiB
 _HIGH_START = 4 << 30
 
@@ -20,10 +30,11 @@ def memory_map(size: int) -> tuple[tuple[int, int], ...]:
 class Qemu:
     """One VMM process: a RAM block, its memslots, and firmware in the guest's memory."""
 
-    def __init__(self, host: Host, size: int, page_shift: int, tap: Tap) -> None:
-        self.process = host.process()
+    def __init__(self, host: Host, size: int, page_shift: int, clock: Clock, tap: Tap) -> None:
+        self.process, self._clock, self._tap = host.process(), clock, tap
         self.vm = Vm(host, self.process, tap)
         self.memory = memory_map(size)
+        self.monitor = Monitor(self.vm, clock, tap)
         hva = self.process.mmap(size, page_shift)
         for number, (gpa, length) in enumerate(self.memory):
             self.vm.set_region(number, gpa, length, hva)
@@ -32,3 +43,15 @@ class Qemu:
     def load_firmware(self, fmt: Format) -> None:
         """Put the boot page tables into guest memory."""
         identity_tables(fmt, self.memory, self.vm.write)
+
+    def add_balloon(self, options: BalloonOptions, name: str) -> tuple[Balloon, VirtioMmio]:
+        """``-device virtio-balloon-device,id=<name>``: the device, and its registers.
+
+        Raises `BadChoice` for a second one.
+        """
+        size, memory = sum(length for _, length in self.memory), GuestMemory(self.vm)
+        device = Balloon(options, size, memory, self.process, self._clock, self._tap)
+        self.monitor.plug(device, name)
+        device.bus = registers = VirtioMmio(device, memory, self._tap)
+        self.vm.mmio.attach(VIRTIO_MMIO, WINDOW, registers)
+        return device, registers

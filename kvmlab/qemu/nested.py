@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kvmlab.base.addresses import size_text
+from kvmlab.base.clock import Clock
 from kvmlab.base.errors import BadSize
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.formats import Format, format_named
@@ -43,16 +44,16 @@ class L1:
     L1 is the same code as L0: it takes its memory for RAM and a `VirtualCpu` for a processor.
     """
 
-    def __init__(self, cpu: Cpu, host: Host, shape: Shape) -> None:
+    def __init__(self, cpu: Cpu, host: Host, shape: Shape, clock: Clock) -> None:
         self._shape = shape
         tap, memory, mode = cpu.tap, _memory_of_l1(shape), format_named(_L1_MODE)
-        self.below = Qemu(host, memory, shape.page_shift, tap)  # L0's, which runs L1
+        self.below = Qemu(host, memory, shape.page_shift, clock, tap)  # L0's, which runs L1
         self.below.load_firmware(mode)
         shadowing = shape.vmcs_shadowing
         self.l0 = NestedVcpu(cpu, boot_controls(mode), self._mmu01, vmcs_shadowing=shadowing)
         self.ram = GuestRam(self.l0, memory)
         self.host = Host(self.ram, tap)
-        self.qemu = Qemu(self.host, shape.size, shape.page_shift, tap)
+        self.qemu = Qemu(self.host, shape.size, shape.page_shift, clock, tap)
         self.qemu.load_firmware(shape.guest)
         self.vcpu = Vcpu(VirtualCpu(self.l0), boot_controls(shape.guest), self._mmu12)
 

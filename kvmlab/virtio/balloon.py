@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from enum import IntEnum
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
+
 DEVICE_ID = 5
 PFN_SHIFT = 12
 MOST_PFNS = 256  # that Linux puts into one buffer: VIRTIO_BALLOON_ARRAY_PFNS_MAX
@@ -102,10 +105,9 @@ def unpack_stats(data: bytes) -> list[tuple[int, int]]:
 
 def pack_pfns(pfns: Iterable[int]) -> bytes:
     """An array of page frame numbers, 32 bits each: they reach to 16 TiB."""
-    numbers = list(pfns)
-    return struct.pack(f"<{len(numbers)}I", *numbers)
+    return np.fromiter(pfns, dtype="<u4").tobytes()
 
 
-def unpack_pfns(data: bytes) -> tuple[int, ...]:
+def unpack_pfns(data: bytes) -> NDArray[np.int64]:
     """The page frame numbers of an array; a rest of fewer than 4 bytes is ignored."""
-    return struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4])
+    return np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4").astype(np.int64)

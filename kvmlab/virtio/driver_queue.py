@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kvmlab.base.errors import OutOfMemory, RingError
+from kvmlab.base.errors import BadSize, OutOfMemory, RingError
 from kvmlab.virtio.ring import (
     AVAIL_NO_INTERRUPT,
     DESC_NEXT,
@@ -37,9 +37,11 @@ class DriverQueue:
         """Make a buffer available: parts the device reads, then parts it writes.
 
         Returns the head, by which `collect` will name the buffer.  Raises `OutOfMemory` if the
-        ring has too few free descriptors.
+        ring has too few free descriptors, `BadSize` for a buffer without parts.
         """
         segments = [(one, 0) for one in out] + [(one, DESC_WRITE) for one in into]
+        if not segments:
+            raise BadSize("a buffer has at least one part")
         if len(segments) > len(self._free):
             raise OutOfMemory(
                 f"{len(segments)} descriptors are needed, {len(self._free)} of the ring are free"
