@@ -5,25 +5,25 @@ the next step begins when the host has acknowledged it.  Work runs on the clock,
 workqueue: an interrupt only queues it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.clock import MILLISECOND, Clock, Timer
 from kvmlab.base.errors import MachineCheck
 from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.balloon_hints import HintDriver
+from kvmlab.guest.balloon_stats import Stats, StatsDriver, basic_stats
 from kvmlab.guest.kernel import Kernel
 from kvmlab.guest.page_reporting import PageReporting
 from kvmlab.guest.records import BalloonMigrated, BalloonMoved, OutOfPuff
 from kvmlab.guest.virtio_mmio import VirtioMmioDriver
 from kvmlab.virtio import balloon
-from kvmlab.virtio.balloon import MOST_PFNS, Feature, Field, Tag, pack_pfns, pack_stats
+from kvmlab.virtio.balloon import MOST_PFNS, Feature, Field, pack_pfns
 from kvmlab.virtio.mmio import INTERRUPT_CONFIG, INTERRUPT_QUEUE
-from kvmlab.virtio.ring import Segment
+from kvmlab.virtio.ring import RING_EVENT_IDX, Segment
 
-Stats = Iterable[tuple[int, int]]
 RETRY = 200 * MILLISECOND  # how long it sleeps when it is out of puff
-POISON_BYTE = 0xAA  # PAGE_POISON
 
 
 class BalloonDriver:
@@ -51,27 +51,22 @@ class BalloonDriver:
     def _probe(self, gpa: int) -> None:
         """virtballoon_probe(): agree on features, set up queues, begin."""
         self._bus = VirtioMmioDriver(self._kernel, gpa, balloon.DEVICE_ID)
-        self._bus.accept(self._wanted(self._bus.offered()))
+        self.features = self._bus.accept(self._wanted(self._bus.offered()))
         self.pages: list[int] = []  # the balloon: GPAs, the newest last
         self._taken: list[int] = []  # on their way there, while it is out of puff
         self._queues = {
             name: self._bus.queue(number)
             for number, name in enumerate(balloon.queues(self.features))
         }
-        self._pfns, self._records = self._bus.buffer(PAGE_SIZE), self._bus.buffer(PAGE_SIZE)
+        self._pfns = self._bus.buffer(PAGE_SIZE)
         self._work: Timer | None = None
         self._busy = self._again = self._stopped = False
         self._then: tuple[str, Callable[[], None]] | None = None  # what follows an acknowledgment
         self._start()
 
-    @property
-    def features(self) -> frozenset[int]:
-        """The feature bits in force."""
-        return self._bus.features
-
     def _wanted(self, offered: frozenset[int]) -> frozenset[int]:
         """virtballoon_validate(): poison only if the guest poisons; no reports of poison untold."""
-        wanted = offered & frozenset(Feature)
+        wanted = offered & (frozenset(Feature) | {RING_EVENT_IDX})
         if self._poison is None:
             return wanted - {Feature.PAGE_POISON}
         if Feature.PAGE_POISON not in wanted:
@@ -79,21 +74,23 @@ class BalloonDriver:
         return wanted
 
     def _start(self) -> None:
-        if balloon.STATS in self._queues:
-            self._offer_stats()
+        self._statistics = self._hints = self._reporting = None
+        if statistics := self._queues.get(balloon.STATS):
+            ring = partial(self._notify, balloon.STATS)
+            self._statistics = StatsDriver(self._bus, statistics, ring, self._stats)
+            self._statistics.offer()
         if Feature.PAGE_POISON in self.features and self._poison:
             self._bus.set_config(Field.POISON_VAL, self._poison * 0x0101_0101)
         self._bus.go()
-        if balloon.STATS in self._queues:
-            self._notify(balloon.STATS)
+        if self._statistics:
+            self._statistics.ring()
         if Feature.DEFLATE_ON_OOM in self.features:
             self._kernel.frames.oom_notifiers.append(self._oom)
-        self._hints = self._reporting = None
         if hints := self._queues.get(balloon.HINT):
-            ring = lambda: self._notify(balloon.HINT)  # noqa: E731
+            ring = partial(self._notify, balloon.HINT)
             self._hints = HintDriver(self._kernel, self._bus, hints, ring)
         if reporting := self._queues.get(balloon.REPORT):
-            ring = lambda: self._notify(balloon.REPORT)  # noqa: E731
+            ring = partial(self._notify, balloon.REPORT)
             self._reporting = PageReporting(self._kernel, reporting, ring, self._clock)
         if self._towards_target():
             self._queue_work()
@@ -105,29 +102,22 @@ class BalloonDriver:
 
     def interrupt(self) -> None:
         """The device's line went up."""
-        if self._stopped:
-            return
-        with self._kernel.smp.here.entered():
-            self._interrupted()
+        if not self._stopped:
+            with self._kernel.smp.here.entered():
+                self._interrupted()
 
     def _interrupted(self) -> None:
         causes = self._bus.interrupts()
         if causes & INTERRUPT_QUEUE:
             self._acknowledged()
-            if (stats := self._queues.get(balloon.STATS)) and stats.collect():
-                self._offer_stats()
-                self._notify(balloon.STATS)
+            if self._statistics:
+                self._statistics.answer()
             if self._reporting:
                 self._reporting.acknowledged()
         if causes & INTERRUPT_CONFIG:
             self._queue_work()
             if self._hints:
                 self._hints.look()
-
-    def _offer_stats(self) -> None:
-        data = pack_stats(self._stats())
-        self._bus.memory.write(self._records, data)
-        self._queues[balloon.STATS].offer([Segment(self._records, len(data))])
 
     # -- the size -----------------------------------------------------------------------
 
@@ -285,18 +275,20 @@ class BalloonDriver:
         Linux, remove_common(); raises `MachineCheck` while the host owes an acknowledgment.
         """
         with self._kernel.smp.here.entered():
+            self._all_acknowledged()
             self._stop()
             while self.pages:
                 self._leak(len(self.pages))
-                if self._then:
-                    raise MachineCheck("the host does not acknowledge what the balloon sent")
+                self._all_acknowledged()
             self._write_actual()
             self._bus.release()
 
-    def _stop(self) -> None:
-        """Work that was queued is not done, and nobody asks for pages any more."""
+    def _all_acknowledged(self) -> None:
         if self._then:
             raise MachineCheck("the host does not acknowledge what the balloon sent")
+
+    def _stop(self) -> None:
+        """Work that was queued is not done, and nobody asks for pages any more."""
         self._stopped = True
         self._kernel.frames.give_back(self._taken)
         for helper in (self._hints, self._reporting):
@@ -304,9 +296,3 @@ class BalloonDriver:
                 helper.stop()
         if Feature.DEFLATE_ON_OOM in self.features:
             self._kernel.frames.oom_notifiers.remove(self._oom)
-
-
-def basic_stats(kernel: Kernel) -> Stats:
-    """What the allocator alone can tell: MemFree and MemTotal, in bytes."""
-    frames = ((Tag.MEMFREE, kernel.frames.buddy.free_frames), (Tag.MEMTOT, kernel.frames.managed))
-    return [(tag, count << PAGE_SHIFT) for tag, count in frames]

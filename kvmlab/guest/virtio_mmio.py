@@ -47,8 +47,8 @@ class VirtioMmioDriver:
             word |= self._read(Register.DEVICE_FEATURES) << 32 * half
         return bits(word)
 
-    def accept(self, features: Iterable[int]) -> None:
-        """Take these features, and those of the ring that we know; raises `BadChoice`."""
+    def accept(self, features: Iterable[int]) -> frozenset[int]:
+        """Take these features and VERSION_1; returns what is in force.  Raises `BadChoice`."""
         self.features = frozenset(features) | {VERSION_1}
         for half in (0, 1):
             self._write(Register.DRIVER_FEATURES_SEL, half)
@@ -57,6 +57,7 @@ class VirtioMmioDriver:
         if not self._read(Register.STATUS) & FEATURES_OK:
             self._add_status(FAILED)
             raise BadChoice(f"the device refuses the features {sorted(self.features)}")
+        return self.features
 
     def queue(self, number: int) -> DriverQueue:
         """Set up a queue as large as the device allows."""

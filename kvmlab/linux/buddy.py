@@ -68,7 +68,8 @@ class Buddy:
         """Give ``count`` neighbouring frames back, in blocks as large as they make up."""
         pfn, end = first, first + count
         while pfn < end:
-            order = min(MAX_ORDER, (pfn & -pfn).bit_length() - 1, (end - pfn).bit_length() - 1)
+            aligned = (pfn & -pfn).bit_length() - 1 if pfn else MAX_ORDER
+            order = min(MAX_ORDER, aligned, (end - pfn).bit_length() - 1)
             self.free(pfn, order)
             pfn += 1 << order
 

@@ -51,3 +51,68 @@ def test_an_empty_allocator_says_so():
 
 def test_a_gigabyte_is_one_block():
     assert Buddy(0, 1 << 18).free_blocks()[MAX_ORDER] == 1
+
+
+def churned(count, moves):
+    """An allocator from which some blocks were taken."""
+    buddy = Buddy(0, count)
+    held = []
+    for order in moves:
+        try:
+            held.append((buddy.alloc(order), order))
+        except OutOfMemory:
+            break
+    for pfn, order in held[::2]:
+        buddy.free(pfn, order)
+    return buddy
+
+
+MOVES = st.lists(st.integers(0, 6), max_size=40)
+
+
+@given(st.integers(1, 3000), MOVES, st.integers(0, 3200))
+def test_many_frames_at_once_are_those_that_come_one_by_one(count, moves, wanted):
+    one, many = churned(count, moves), churned(count, moves)
+    expected = [one.alloc() for _ in range(min(wanted, one.free_frames))]
+    assert many.alloc_frames(wanted) == expected
+    assert many.free_frames == one.free_frames
+    assert [list(blocks) for blocks in many._blocks] == [list(blocks) for blocks in one._blocks]
+
+
+@given(st.integers(1, 3000), st.integers(0, 3000), st.integers(0, 3000))
+def test_a_run_of_frames_comes_back_as_single_ones_would(count, first, length):
+    one, many = Buddy(0, count), Buddy(0, count)
+    frames = sorted(one.alloc_frames(count))
+    many.alloc_frames(count)
+    assert frames == list(range(count))
+    run = frames[first : first + length]
+    for pfn in run:
+        one.free(pfn)
+    many.free_run(first, len(run))
+    assert many.free_blocks() == one.free_blocks()
+    assert many.free_frames == len(run)
+
+
+def test_a_block_is_reported_until_it_is_split_or_merged():
+    buddy = Buddy(0, 4096)
+    assert buddy.isolate_unreported(9) is None
+    assert buddy.isolate_unreported(12) == 0
+    assert buddy.free_frames == 0
+    buddy.put_back_reported(0, 12)
+    assert buddy.isolate_unreported(12) is None
+    pfn = buddy.alloc()  # splits it: all pieces are news
+    assert buddy.isolate_unreported(11) == 2048
+    buddy.put_back_reported(2048, 11)
+    assert buddy.isolate_unreported(10) == 1024
+    buddy.put_back_reported(1024, 10)
+    buddy.free(pfn)  # merges with what was reported, and what was not
+    assert buddy.isolate_unreported(12) == 0
+
+
+def test_a_block_that_merges_when_it_comes_back_is_not_reported():
+    buddy = Buddy(0, 1024)
+    pfn = buddy.alloc(9)
+    assert buddy.isolate_unreported(9) == 512
+    buddy.free(pfn, 9)
+    buddy.put_back_reported(512, 9)
+    assert buddy.isolate_unreported(10) == 0
