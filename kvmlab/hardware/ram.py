@@ -107,6 +107,12 @@ class Ram:
             self._pool[base // WORDS] = 0
             self._free.append(base)
 
+    def discard_run(self, first: int, count: int) -> None:
+        """Forget the contents of ``count`` neighbouring frames."""
+        held = self._base
+        for pfn in [pfn for pfn in range(first, first + count) if pfn in held]:
+            self.discard(pfn)
+
     def frame(self, pfn: int) -> NDArray[np.int64]:
         """A copy of one frame as 512 words (signed, as NumPy stores them)."""
         words: NDArray[np.int64] = self._pool[self._base.get(pfn, 0) // WORDS].copy()

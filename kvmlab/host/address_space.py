@@ -4,9 +4,10 @@ The table is real: 4-level x86 entries in RAM, walked with the walker of `hardwa
 kernel writes it directly, since how the host itself is translated is not this package's subject.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvmlab.base.addresses import size_text
 from kvmlab.base.errors import BadAddress, BadSize
@@ -105,13 +106,13 @@ class AddressSpace:
         """The shift of the pages that back the area of ``hva``; raises `BadAddress`."""
         return self._area_shift(hva)
 
-    def madvise_dontneed_each(self, hvas: Iterable[int]) -> int:
+    def madvise_dontneed_each(self, hvas: NDArray[np.int64]) -> int:
         """Give single 4 KiB pages back, by one `madvise_dontneed` each; returns the bytes freed.
 
         When nobody listens, neighbours go together: the same pages, in fewer steps.
         """
         if self._tap is not silent:
-            return sum(self.madvise_dontneed(hva, PAGE_SIZE) for hva in hvas)
+            return sum(self.madvise_dontneed(hva, PAGE_SIZE) for hva in hvas.tolist())
         return sum(self.madvise_dontneed(start, size) for start, size in _runs(hvas))
 
     def _take_back(self, start: int, end: int, shift: int) -> int:
@@ -139,18 +140,17 @@ class AddressSpace:
 
     def _clear(self, slot: int, hva: int, count: int, shift: int) -> int:
         """Clear ``count`` leaf entries from ``slot`` on and free what they mapped."""
-        entries = self._ram.words(slot, count).copy()
-        self._ram.clear_words(slot, count)
+        entries = self._ram.words(slot, count)
         present = np.flatnonzero(entries)
-        pfns = [(entry & _FRAME) >> PAGE_SHIFT for entry in entries[present].tolist()]
-        order = shift - PAGE_SHIFT
-        for first, frames in _runs(pfns, 1 << order):
-            for pfn in range(first, first + frames):
-                self._ram.discard(pfn)
-            self._buddy.free_run(first, frames)
-        for index, pfn in zip(present.tolist(), pfns, strict=True):
-            self._tap(HostTookBack(hva + (index << shift), pfn << PAGE_SHIFT, shift))
-        return len(pfns) << shift
+        pages = entries[present] & _FRAME
+        self._ram.clear_words(slot, count)
+        for first, size in _runs(pages, 1 << shift):
+            self._ram.discard_run(first >> PAGE_SHIFT, size >> PAGE_SHIFT)
+            self._buddy.free_run(first >> PAGE_SHIFT, size >> PAGE_SHIFT)
+        if self._tap is not silent:
+            for index, page in zip(present.tolist(), pages.tolist(), strict=True):
+                self._tap(HostTookBack(hva + (index << shift), page, shift))
+        return len(pages) << shift
 
     def migrate(self, hva: int) -> int:
         """Move the page of ``hva`` to another frame; returns where it is now.
@@ -205,9 +205,11 @@ class AddressSpace:
         return pfn << PAGE_SHIFT
 
 
-def _runs(numbers: Iterable[int], step: int = PAGE_SIZE) -> Iterator[tuple[int, int]]:
-    """Distinct numbers, ``step`` apart where they are neighbours, as (start, length) of runs."""
-    ordered = np.unique(np.fromiter(numbers, dtype=np.int64))
+def _runs(pages: NDArray[np.int64], step: int = PAGE_SIZE) -> Iterator[tuple[int, int]]:
+    """Addresses of pages of ``step`` bytes, each counted once, as (start, size) of runs."""
+    ordered = pages if (np.diff(pages) > 0).all() else np.unique(pages)
     breaks = np.flatnonzero(np.diff(ordered) != step) + 1
-    for run in np.split(ordered, breaks) if ordered.size else ():
-        yield int(run[0]), int(run[-1] - run[0]) + step
+    firsts = ordered[np.append(0, breaks)] if ordered.size else ordered
+    lasts = ordered[np.append(breaks - 1, -1)] if ordered.size else ordered
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        yield first, last - first + step

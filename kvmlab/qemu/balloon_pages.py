@@ -43,7 +43,7 @@ class BalloonPages:
     def deflate(self, pfns: NDArray[np.int64]) -> None:
         """Nothing comes back but a hint; the guest's next touch brings the memory."""
         hvas = self._trusted(balloon.DEFLATE, pfns)
-        for hva in [] if self.inhibited else hvas:
+        for hva in [] if self.inhibited else hvas.tolist():
             size = 1 << self._process.page_shift(hva)
             self._process.madvise_willneed(hva & ~(size - 1), size)
         self._tap(BalloonServed(balloon.DEFLATE, len(pfns), len(pfns) - len(hvas), 0))
@@ -62,19 +62,18 @@ class BalloonPages:
                     freed = self._process.madvise_dontneed(hva, block.length)
             self._tap(FreeBlock(balloon.REPORT, block.gpa, block.length, freed))
 
-    def _trusted(self, queue: str, pfns: NDArray[np.int64]) -> list[int]:
+    def _trusted(self, queue: str, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """The HVAs of those that are RAM."""
         hvas = self._memory.hvas(pfns << PAGE_SHIFT)
         for pfn in pfns[hvas < 0].tolist():
             why = "ROM" if self._memory.slot(pfn << PAGE_SHIFT) else "hole"
             self._tap(PfnRefused(queue, pfn, why))
-        trusted: list[int] = hvas[hvas >= 0].tolist()
-        return trusted
+        return hvas[hvas >= 0]
 
-    def _discard(self, hvas: list[int]) -> int:
-        if hvas and self._process.page_shift(hvas[0]) == PAGE_SHIFT:
+    def _discard(self, hvas: NDArray[np.int64]) -> int:
+        if hvas.size and self._process.page_shift(int(hvas[0])) == PAGE_SHIFT:
             return self._process.madvise_dontneed_each(hvas)
-        return self._discard_pieces(hvas)
+        return self._discard_pieces(hvas.tolist())
 
     def _discard_pieces(self, hvas: list[int]) -> int:
         """Give back the large pages of which one piece after the other came."""

@@ -1,5 +1,6 @@
 """Giving memory back: page by page or in runs, the same frames, tables and contents."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ def test_a_batch_leaves_what_single_calls_leave(backed, given_back, run):
     records = []
     one, batch = process_with(backed, records.append), silent_process(backed)
     freed = [
-        space.madvise_dontneed_each([start + (page << 12) for page in given_back])
+        space.madvise_dontneed_each(np.array([start + (page << 12) for page in given_back]))
         for _, space, start in (one, batch)
     ]
     gone = set(backed) & set(given_back)
@@ -64,7 +65,7 @@ def test_notifiers_hear_of_each_page_once_and_before_it_goes():
         assert backed == [page for page in pages if page in (3, 4, 9)]
 
     space.notifiers.append(tell)
-    space.madvise_dontneed_each([start + (page << 12) for page in (4, 3, 3, 7)])
+    space.madvise_dontneed_each(np.array([start + (page << 12) for page in (4, 3, 3, 7)]))
     assert sorted(told) == [3, 4, 7]
 
 
