@@ -68,8 +68,8 @@ class Raw:
         self.cpu.store(self.registers + register, value, 4)
 
     def read(self, gpa, size):
-        parts = range(gpa, gpa + size)
-        return bytes(self.cpu.load(self.machine.guest.direct_map + at, 1) for at in parts)
+        number = self.cpu.load(self.machine.guest.direct_map + gpa, size)  # within one page
+        return number.to_bytes(size, "little")
 
     def write(self, gpa, data):
         while data:
