@@ -52,6 +52,8 @@ def test_a_batch_leaves_what_single_calls_leave(backed, given_back, run):
         found = batch[1].translate(batch[2] + (page << 12))
         assert (found is None) == (page in gone)
         assert found is None or batch[0].ram.load(found.address) == page + 1
+    for page in gone:
+        assert batch[0].ram.load(batch[1].fault_in(batch[2] + (page << 12)).address) == 0
 
 
 def test_notifiers_hear_of_each_page_once_and_before_it_goes():
