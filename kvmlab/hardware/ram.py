@@ -89,7 +89,7 @@ class Ram:
                 )
             hpa += len(part)
 
-    def words(self, hpa: int, count: int) -> NDArray[np.int64]:
+    def words_at(self, hpa: int, count: int) -> NDArray[np.int64]:
         """A view of ``count`` words of one frame, to be read only; signed, as NumPy stores them."""
         first = self._base.get(hpa >> PAGE_SHIFT, 0) + (hpa >> 3 & 511)
         words: NDArray[np.int64] = self._pool.reshape(-1)[first : first + count]
@@ -98,7 +98,7 @@ class Ram:
     def clear_words(self, hpa: int, count: int) -> None:
         """Set ``count`` words of one frame to zero."""
         if hpa >> PAGE_SHIFT in self._base:
-            self.words(hpa, count)[:] = 0
+            self.words_at(hpa, count)[:] = 0
 
     def discard(self, pfn: int) -> None:
         """Forget the contents of a frame: it reads as zero again and takes no space."""

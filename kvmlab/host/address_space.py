@@ -140,7 +140,7 @@ class AddressSpace:
 
     def _clear(self, slot: int, hva: int, count: int, shift: int) -> int:
         """Clear ``count`` leaf entries from ``slot`` on and free what they mapped."""
-        entries = self._ram.words(slot, count)
+        entries = self._ram.words_at(slot, count)
         present = np.flatnonzero(entries)
         pages = entries[present] & _FRAME
         self._ram.clear_words(slot, count)

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import Controls
 from kvmlab.hardware.ram import ALL_ONES, PAGE_SHIFT, PAGE_SIZE, Ram
@@ -141,6 +144,19 @@ class GuestRam(Ram):
             with self._l0.l1():
                 self._l0.cpu.store_bytes(hpa, data[:count])
             hpa, data = hpa + count, data[count:]
+
+    def words_at(self, hpa: int, count: int) -> NDArray[np.int64]:
+        """A copy of ``count`` words of one frame."""
+        return np.frombuffer(self.read(hpa, 8 * count), dtype=np.int64)
+
+    def clear_words(self, hpa: int, count: int) -> None:
+        """Set ``count`` words of one frame to zero."""
+        self.write(hpa, bytes(8 * count))
+
+    def discard_run(self, first: int, count: int) -> None:
+        """Clear neighbouring frames."""
+        for pfn in range(first, first + count):
+            self.discard(pfn)
 
     def discard(self, pfn: int) -> None:
         """Clear a frame, as L1's kernel does."""
