@@ -3,6 +3,8 @@
 What it answers is what `tlb.Tlb` answers to the same lookups, each miss followed by a fill.  The
 translations must stand: their page sizes do not change, and A and D bits are set already (a fault
 neither fills nor touches, and a first write walks again, so those are for the scalar path).
+Paging-structure caches and the nested TLB are not here: what they save is counted by the scalar
+path, which serves every miss of a replay (study/batches.py).
 """
 
 from typing import Any

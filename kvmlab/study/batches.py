@@ -41,6 +41,7 @@ class Batches:
         self._cpu, self._kinds = cpu, kinds
         self._addresses = addresses.view(np.int64)
         self._sets = sets_of(cpu.tlb.geometry, shift)
+        self._context = cpu.context
         # Where the first level holds each page, for data and for fetches.
         self._places: tuple[dict[int, Place], dict[int, Place]] = ({}, {})
 
@@ -48,7 +49,8 @@ class Batches:
         """Make the accesses from ``start`` up to ``stop``, with all their faults served."""
         cpu = self._cpu
         cpu.cpl = _USER_CPL
-        self._forget()
+        if cpu.context is not self._context:
+            self._forget()
         try:
             while start < stop:
                 start = self._until_interrupted(start, stop)
@@ -95,7 +97,8 @@ class Batches:
         return attempts, interrupted
 
     def _forget(self) -> None:
-        """Whatever ran meanwhile may have changed the TLB."""
+        """The kernel ran: it may have used and filled the TLB for these very pages."""
+        self._context = self._cpu.context
         for places in self._places:
             places.clear()
 
