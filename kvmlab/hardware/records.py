@@ -159,6 +159,7 @@ class ExitReason(IntEnum):
 
     EXCEPTION = 0
     EXTERNAL_INTERRUPT = 1
+    HLT = 12
     INVLPG = 14
     VMLAUNCH = 20
     VMPTRLD = 21
@@ -166,6 +167,7 @@ class ExitReason(IntEnum):
     VMRESUME = 24
     VMWRITE = 25
     CR_ACCESS = 28
+    IO = 30
     WRMSR = 32
     EPT_VIOLATION = 48
     EPT_MISCONFIG = 49

@@ -47,6 +47,8 @@ class Vmcs:
     page_fault_match: int = 0  # leaves equals this, with bit 14 clear if it does not
     cr3_load_exiting: bool = False
     invlpg_exiting: bool = False
+    hlt_exiting: bool = False
+    io_exiting: bool = False  # unconditional I/O exiting: IN and OUT exit
     efer_exiting: bool = False  # MSR bitmap: WRMSR to EFER exits
     cr0_host_owned: int = 0  # guest/host masks: a guest write that changes these bits exits
     cr4_host_owned: int = 0
