@@ -28,6 +28,7 @@ from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import Kind
 from kvmlab.host.kernel import Host
 from kvmlab.kvm.ept_mmu import EptMmu
+from kvmlab.kvm.parameters import Parameters
 from kvmlab.kvm.policy import TODAY
 from kvmlab.kvm.shadow_mmu import ShadowMmu
 from kvmlab.kvm.statistics import Statistics
@@ -108,8 +109,9 @@ class RecordedGuest:
         def mmu(vcpu):
             if configuration.mmu == "shadow":
                 return ShadowMmu(self.vm, vcpu.vmcs, self.cpu, boot, TODAY)
-            npt, legacy = configuration.npt, configuration.legacy
-            return EptMmu(self.vm, vcpu.vmcs, self.cpu, npt=npt, legacy=legacy)
+            parameters = Parameters(tdp_mmu=not configuration.legacy)
+            npt = configuration.npt
+            return EptMmu(self.vm, vcpu.vmcs, self.cpu, npt=npt, parameters=parameters)
 
         Vcpu(self.cpu, boot, mmu)
 

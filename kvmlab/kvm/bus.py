@@ -1,9 +1,15 @@
-"""Devices behind guest-physical addresses: QEMU's answer after an exit (KVM API, KVM_EXIT_MMIO)."""
+"""Devices behind addresses: guest-physical ones (MMIO) and ports.
 
+QEMU's devices answer after an exit to user space (KVM API, KVM_EXIT_MMIO and KVM_EXIT_IO).  A
+doorbell is rung inside KVM, which only signals (KVM_IOEVENTFD): virtio's notifications.
+"""
+
+from collections.abc import Callable
 from typing import Protocol
 
 from kvmlab.base.errors import Overlap
 from kvmlab.base.tap import Tap
+from kvmlab.kvm.records import Doorbell
 
 
 class Device(Protocol):
@@ -22,6 +28,7 @@ class Bus:
     def __init__(self, space: str, tap: Tap) -> None:
         self._space, self._tap = space, tap
         self._devices: list[tuple[range, Device]] = []
+        self._bells: dict[int, Callable[[int], None]] = {}
 
     def attach(self, start: int, size: int, device: Device) -> None:
         """Let ``device`` answer at ``[start, start + size)``; raises `Overlap`."""
@@ -33,6 +40,21 @@ class Bus:
                     f"at {old.start:#x} to {old.stop - 1:#x}"
                 )
         self._devices.append((new, device))
+
+    def doorbell(self, address: int, ring: Callable[[int], None]) -> None:
+        """Call ``ring`` with what is written at ``address``; raises `Overlap`."""
+        if address in self._bells:
+            raise Overlap(f"there is a doorbell at {self._space} {address:#x} already")
+        self._bells[address] = ring
+
+    def ring(self, address: int, value: int) -> bool:
+        """Signal a write to ``address``; whether there is a doorbell."""
+        ring = self._bells.get(address)
+        if ring is None:
+            return False
+        self._tap(Doorbell(self._space, address))
+        ring(value)
+        return True
 
     def load(self, address: int, size: int) -> bytes:
         """What the device at ``address`` answers; all ones where nobody does, as on a PC."""

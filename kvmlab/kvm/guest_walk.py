@@ -84,8 +84,10 @@ class GuestWalk:
             return
         writable = [one for one in mapped.path if one.reach & WRITE]  # no READONLY slot
         write = write and mapped.path[-1] in writable
+        home = {one.hpa: one.address for one in writable}
         for one in mark(self.tables, writable, self._vm.ram, write=write):
             self._vm.tap(one)
+            self._vm.mark_dirty(home[one.hpa])
 
     def rights(self, entry: int) -> int:
         """What one entry allows."""

@@ -60,6 +60,7 @@ class Memslots:
 
     def __init__(self) -> None:
         self._slots: dict[int, Memslot] = {}
+        self.generation = 0  # changes with every change of the slots
 
     def set_region(
         self, slot: int, gpa: int, size: int, hva: int, flags: int = 0
@@ -75,11 +76,13 @@ class Memslots:
         if size == 0:
             if old is None:
                 raise BadChoice(f"memslot {slot}: there is no such slot to delete")
+            self.generation += 1
             return self._slots.pop(slot)
         _check_range(new)
         if old is not None:
             _check_change(old, new)
         self._check_overlap(new)
+        self.generation += new != old
         self._slots[slot] = new
         return old if old is not None and old.gpa != new.gpa else None
 
@@ -93,6 +96,10 @@ class Memslots:
                     f"overlaps slot {other.slot} at {other.gpa:#x} to "
                     f"{other.gpa + other.size - 1:#x}"
                 )
+
+    def get(self, slot: int) -> Memslot | None:
+        """The slot of this number, if it exists."""
+        return self._slots.get(slot)
 
     def find(self, gpa: int, space: int = 0) -> Memslot | None:
         """The slot of an address space that holds ``gpa``, if any."""

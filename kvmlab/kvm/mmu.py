@@ -43,7 +43,7 @@ class Mmu(Protocol):
         """The guest's MOV to a control register exited; take it up."""
 
     def handle(self, reason: VmExit) -> None:
-        """Serve a page-fault exit, an EPT violation, or an INVLPG."""
+        """Serve an exit that has to do with memory: a page fault, an EPT violation, INVLPG."""
 
     @property
     def table_frames(self) -> int:

@@ -20,6 +20,7 @@ class Policy:
     unsync: bool = False  # a leaf table may be written freely until INVLPG or a load of CR3
     prefetch: int = 0  # a fill tries the aligned group of so many entries; 0: only its own
     previous_roots: int = 0  # roots kept beside the current one, KVM_MMU_NUM_PREV_ROOTS
+    mmio_caching: bool = False  # an entry remembers that nobody answers there (Linux 3.1)
     recycle: bool = False  # the oldest shadow pages go when the budget of the VM is used up
     # Linux 6.1: make_spte() jumps over the D bit of an entry that is writable already.
     skips_dirty: bool = False
@@ -47,6 +48,7 @@ TODAY = Policy(
     unsync=True,
     prefetch=8,
     previous_roots=3,
+    mmio_caching=True,
     recycle=True,
     skips_dirty=True,
 )

@@ -161,3 +161,114 @@ class MmioExit:
     gpa: int
     is_write: bool
     data: bytes
+
+
+@dataclass(slots=True)
+class MarkedDirty:
+    """A page of a slot with a dirty log got its bit set."""
+
+    gfn: int
+
+
+@dataclass(slots=True)
+class DirtyLogged:
+    """User space read the dirty log of a slot."""
+
+    slot: int
+    pages: int  # that were dirty
+
+
+@dataclass(slots=True)
+class PmlDrained:
+    """KVM took what the processor had put into its page-modification log."""
+
+    entries: int
+
+
+@dataclass(slots=True)
+class Split:
+    """A large leaf became a table of 512 smaller ones."""
+
+    table: str
+    level: int  # of the large leaf
+    gfn: int
+
+
+@dataclass(slots=True)
+class Collapsed:
+    """A table became one large leaf."""
+
+    table: str
+    level: int  # of the large leaf
+    gfn: int
+
+
+@dataclass(slots=True)
+class NxSplit:
+    """A table exists only because a large page must not be executable (iTLB multihit)."""
+
+    gfn: int
+
+
+@dataclass(slots=True)
+class NxRecovered:
+    """Such a table is gone: the next access may map a large page again."""
+
+    gfn: int
+
+
+@dataclass(slots=True)
+class FastFault:
+    """A fault was served by changing at most one entry, without the MMU's lock."""
+
+    gfn: int
+
+
+@dataclass(slots=True)
+class Aged:
+    """A leaf was made to look unused: its A bit, or all its rights, were taken away."""
+
+    table: str
+    gfn: int
+
+
+@dataclass(slots=True)
+class MmioSpteSet:
+    """KVM noted in an entry that nobody answers for a page."""
+
+    table: str
+    gfn: int
+    hpa: int  # of the entry
+    spte: int
+
+
+@dataclass(slots=True)
+class Emulated:
+    """KVM executed an instruction of the guest that hardware could not."""
+
+    gva: int
+    why: str
+
+
+@dataclass(slots=True)
+class IoExit:
+    """An access to a port went to user space."""
+
+    port: int
+    is_write: bool
+    data: bytes
+
+
+@dataclass(slots=True)
+class Doorbell:
+    """A write was a notification: KVM signalled it and let the guest go on (ioeventfd)."""
+
+    space: str  # "GPA" or "port"
+    address: int
+
+
+@dataclass(slots=True)
+class MmioKnown:
+    """An entry said that nobody answers for the page, and no slot had changed since."""
+
+    gpa: int

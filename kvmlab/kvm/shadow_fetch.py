@@ -7,6 +7,7 @@ from kvmlab.hardware.formats import ALL_RIGHTS
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import EXECUTE, USER, WRITE, Mapped
 from kvmlab.kvm.guest_walk import Pte
+from kvmlab.kvm.memslots import LOG_DIRTY_PAGES
 from kvmlab.kvm.records import Prefetched
 from kvmlab.kvm.shadow_pages import (
     ENTRIES,
@@ -66,6 +67,13 @@ class Fetch:
             kernel = mapped.rights & ~USER | WRITE
             return kernel & ~EXECUTE if root.role.smep_andnot_wp else kernel
         return mapped.rights
+
+    def path(self, root: ShadowPage, gva: int, mapped: Mapped, *, write: bool) -> tuple[Slot, int]:
+        """The last-level entry for ``gva``, on a shadow path built for it, and its rights."""
+        access = self._access(root, mapped, write=write)
+        page = self._through_tables(root, gva, mapped)
+        page = self._through_page(page, gva, mapped, 1, access)
+        return Slot(page, gva >> PAGE_SHIFT & ENTRIES - 1), access
 
     def build(self, slot: Slot, entry: int) -> None:
         """Build the leaf that a PTE just stored calls for (kvm 2007: mmu_pte_write_new_pte)."""
@@ -146,6 +154,8 @@ class Fetch:
         backing = self._vm.look(pte.gfn << PAGE_SHIFT) if pte else None
         if pte is None or backing is None:
             return False
+        if backing.slot.flags & LOG_DIRTY_PAGES and pte.access & WRITE:
+            return False  # nobody wrote it: gfn_to_memslot_dirty_bitmap()
         self._set(slot, pte, backing)
         self._vm.tap(Prefetched(pte.gfn))
         return True

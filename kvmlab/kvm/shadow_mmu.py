@@ -28,10 +28,12 @@ from kvmlab.kvm.guest_walk import GuestWalk
 from kvmlab.kvm.mmio import emulate_mmio
 from kvmlab.kvm.policy import NAIVE, Policy
 from kvmlab.kvm.records import FaultHandled, Reflected
-from kvmlab.kvm.shadow_budget import default_budget, make_room
+from kvmlab.kvm.shadow_budget import make_room
+from kvmlab.kvm.shadow_dirty import ShadowDirty
 from kvmlab.kvm.shadow_fetch import Fetch
+from kvmlab.kvm.shadow_mmio import ShadowMmio
 from kvmlab.kvm.shadow_modes import RootMaker, arm_registers
-from kvmlab.kvm.shadow_pages import ENTRIES, ShadowPages, Slot, shift_of
+from kvmlab.kvm.shadow_pages import ENTRIES, ShadowPage, ShadowPages, Slot, shift_of
 from kvmlab.kvm.shadow_parts import Parts
 from kvmlab.kvm.shadow_roots import Root, Roots
 from kvmlab.kvm.shadow_sptes import Outcome, Sptes
@@ -76,9 +78,13 @@ class ShadowMmu:
         self._maker = RootMaker(guest, parts, self._sync)
         self._fetch = Fetch(parts, self._sync)
         self._writes = Writes(parts, self._fetch)
+        self._mmio = ShadowMmio(vm, self.pages, policy, cpu.processor)
         if pages is None:
             vm.on_slot_gone.append(self._zap_all)
             vm.on_unmap.append(self._unmap)
+            dirty = ShadowDirty(vm, self.pages)
+            vm.logs.listeners.append(dirty)
+            vm.on_age.append(dirty.age)
 
     def sibling(self, vmcs: Vmcs, cpu: Cpu, guest: Controls) -> "ShadowMmu":
         """The MMU of another virtual CPU: its own registers and roots, the same shadow pages."""
@@ -155,6 +161,12 @@ class ShadowMmu:
         kind = Kind.WRITE if code & permissions.PF_WRITE else Kind.READ
         kind = Kind.FETCH if code & permissions.PF_FETCH else kind
         user = bool(code & permissions.PF_USER)
+        if code & permissions.PF_RESERVED:
+            page = self._roots.current.page(gva) if self._roots.current else None
+            gpa = self._mmio.known(page, gva, self._guest, kind, user=user)
+            if gpa is not None:
+                emulate_mmio(self._vm, self._vmcs, gpa, kind)
+                return
         mapped = self._walk.walk(gva)
         if isinstance(mapped, Fault):
             reserved = mapped.why == "reserved"
@@ -171,6 +183,9 @@ class ShadowMmu:
         """A fault that the guest's tables do not explain: emulate, or fill."""
         backing = self._vm.back(mapped.address)
         write, gfn = kind is Kind.WRITE, mapped.address >> PAGE_SHIFT
+        if backing is None and self._mmio.caching:
+            slot, access = self._fetch.path(self._root_page(gva), gva, mapped, write=write)
+            self._mmio.remember(slot, mapped.address, access)
         if backing is None or (write and not backing.slot.rights & WRITE):
             emulate_mmio(self._vm, self._vmcs, mapped.address, kind)
             return Outcome.EMULATE
@@ -191,10 +206,14 @@ class ShadowMmu:
     def _fill(self, gva: int, mapped: Mapped, backing: Backing, *, write: bool) -> Outcome:
         if self._policy.recycle:
             with self._vm.flushes.together():
-                make_room(self.pages, default_budget(self._vm.slots))
-        root = self._load_root().page(gva)
-        assert root is not None  # noqa: S101  the guest's tables lead somewhere
-        return self._fetch.fill(root, gva, mapped, backing, write=write)
+                make_room(self.pages, self._vm.shadow_page_budget)
+        return self._fetch.fill(self._root_page(gva), gva, mapped, backing, write=write)
+
+    def _root_page(self, gva: int) -> ShadowPage:
+        """Where the shadow path to ``gva``, which the guest's tables map, begins."""
+        page = self._load_root().page(gva)
+        assert page is not None  # noqa: S101  the guest's tables lead somewhere
+        return page
 
     def _reflect(
         self, gva: int, kind: Kind, *, user: bool, present: bool, reserved: bool = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.kvm.flushes import RemoteFlushes
+from kvmlab.kvm.mmio_sptes import is_paging
 from kvmlab.kvm.policy import Policy
 from kvmlab.kvm.records import (
     ShadowPageMade,
@@ -21,13 +22,14 @@ from kvmlab.kvm.records import (
     WriteProtected,
     Zap,
 )
+from kvmlab.kvm.shadow_rmap import Rmap
 from kvmlab.kvm.shadow_role import Role
 from kvmlab.kvm.vm import Vm
 
 if TYPE_CHECKING:
     from kvmlab.kvm.shadow_roots import Roots
 
-PRESENT, WRITABLE, PS = 1, 1 << 1, 1 << 7
+PRESENT, WRITABLE, USER_BIT, PS = 1, 1 << 1, 1 << 2, 1 << 7
 ADDRESS = 0x000F_FFFF_FFFF_F000
 TRAP = 0xFFFF_FFFF_FFFF_F001  # shadow_trap_nonpresent_pte: present, but with reserved bits
 ENTRIES = 512
@@ -98,7 +100,7 @@ class ShadowPages:
         self._by_hpa: dict[int, ShadowPage] = {}
         self._unsync: dict[ShadowPage, None] = {}
         self.on_protect: list[Callable[[int], None]] = []  # told of frames that become tables
-        self._rmap: dict[int, set[Slot]] = {}  # first gfn of a leaf -> the leaves that map it
+        self._rmap = Rmap()
 
     def __len__(self) -> int:
         """How many shadow pages there are."""
@@ -204,7 +206,7 @@ class ShadowPages:
 
     def present(self, spte: int) -> bool:
         """Whether the hardware would use the entry (is_shadow_present_pte)."""
-        return bool(spte & PRESENT) and spte != TRAP
+        return bool(spte & PRESENT) and spte != TRAP and not is_paging(spte)
 
     def read(self, slot: Slot) -> int:
         """The entry in ``slot``."""
@@ -223,7 +225,9 @@ class ShadowPages:
     def set_leaf(self, slot: Slot, gfn: int, spte: int) -> None:
         """Make ``slot`` map the guest frame ``gfn`` (the first one of a large page)."""
         slot.page.maps[slot.index] = gfn
-        self._rmap.setdefault(gfn, set()).add(slot)
+        self._rmap.add(gfn, slot)
+        if spte & WRITABLE and (slot.page.role.level == 1 or spte & PS):
+            self._vm.mark_dirty(gfn << PAGE_SHIFT)
         self._write(slot, gfn, spte)
 
     def drop(self, slot: Slot) -> bool:
@@ -236,7 +240,7 @@ class ShadowPages:
             return False
         gfn = slot.page.maps.pop(slot.index, None)
         if gfn is not None:
-            self._rmap[gfn].discard(slot)
+            self._rmap.discard(gfn, slot)
         elif child := self._by_hpa.get(spte & ADDRESS):
             child.parents.discard(slot)
             gfn = child.gfn
@@ -249,12 +253,16 @@ class ShadowPages:
         Shadow pages of guest tables stay: their frames keep what the guest wrote, or the VMM
         gave away memory that the guest still used.
         """
-        dropped = False
-        for gfn in [one for one in self._rmap if one <= last]:
-            for slot in list(self._rmap[gfn]):
-                if gfn + self._frames(slot) > first:
-                    dropped |= self.drop(slot)
-        return dropped
+        dropped = [self.drop(slot) for _, slot in self.leaves(first, last)]
+        return any(dropped)
+
+    def leaves(self, first: int, last: int) -> list[tuple[int, Slot]]:
+        """Every leaf that maps a frame from ``first`` to ``last``, with the first that it maps."""
+        return [
+            (gfn, slot)
+            for gfn, slot in self._rmap.near(first, last)
+            if gfn <= last and gfn + self._frames(slot) > first
+        ]
 
     def show_absent(self, slot: Slot) -> None:
         """Let a fault on ``slot`` go to the guest: its own entry is absent (notrap_nonpresent)."""
@@ -263,14 +271,14 @@ class ShadowPages:
     def write_protect(self, gfn: int) -> None:
         """Take W from every leaf that maps ``gfn``; a large one around it goes altogether."""
         changed = 0
-        for slot in list(self._rmap.get(gfn, ())):
+        for slot in self._rmap.at(gfn):
             spte = self.read(slot)
             if spte & WRITABLE and not spte & PS:
                 self._write(slot, gfn, spte & ~WRITABLE)
                 changed += 1
         for order in (9, 18):
             first = gfn >> order << order
-            for slot in list(self._rmap.get(first, ())):
+            for slot in self._rmap.at(first):
                 if self._frames(slot) == 1 << order:
                     changed += self.drop(slot)
         self._vm.tap(WriteProtected(gfn, changed))
@@ -281,16 +289,19 @@ class ShadowPages:
 
     def leaves_of(self, gfn: int) -> list[Slot]:
         """Every leaf that maps ``gfn``, alone or in a large page."""
-        found = dict.fromkeys(self._rmap.get(gfn, ()))
+        found = dict.fromkeys(self._rmap.at(gfn))
         for level in (2, 3):
-            slots = self._rmap.get(gfn & ~(covered(level) - 1), ())
+            slots = self._rmap.at(gfn & ~(covered(level) - 1))
             found |= dict.fromkeys(one for one in slots if self._frames(one) == covered(level))
         return list(found)
 
+    def maps_page(self, slot: Slot) -> bool:
+        """Whether an entry with a guest frame maps its page, and does not lead to a table in it."""
+        return slot.page.role.level == 1 or bool(self.read(slot) & PS)
+
     def _frames(self, slot: Slot) -> int:
         """How many frames a leaf maps; a switching entry of agile paging leads to one table."""
-        level = slot.page.role.level
-        return covered(level) if level == 1 or self.read(slot) & PS else 1
+        return covered(slot.page.role.level) if self.maps_page(slot) else 1
 
     def _write(self, slot: Slot, gfn: int, spte: int) -> None:
         self._vm.ram.store(slot.hpa, spte)

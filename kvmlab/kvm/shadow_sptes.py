@@ -13,13 +13,14 @@ from kvmlab.kvm.shadow_pages import (
     ADDRESS,
     PRESENT,
     PS,
+    USER_BIT,
     WRITABLE,
     ShadowPages,
     Slot,
     covered,
 )
 
-_USER, ACCESSED, _DIRTY, _XD = 1 << 2, 1 << 5, 1 << 6, 1 << 63
+ACCESSED, _DIRTY, _XD = 1 << 5, 1 << 6, 1 << 63
 
 
 class Outcome(Enum):
@@ -91,7 +92,7 @@ class Sptes:
         """The entry itself (make_spte)."""
         spte = hpa | PRESENT | (PS if slot.page.role.level > 1 else 0)
         spte |= ACCESSED if why is Why.FAULT else old & ACCESSED
-        spte |= _USER if access & USER else 0
+        spte |= USER_BIT if access & USER else 0
         spte |= 0 if access & EXECUTE else _XD
         if access & WRITE:
             spte |= WRITABLE

@@ -6,6 +6,7 @@ x86/mmu.rst, "Synchronized and unsynchronized pages"; mmu.c: mmu_sync_children()
 """
 
 from kvmlab.hardware.ram import PAGE_SHIFT
+from kvmlab.kvm.mmio_sptes import is_paging
 from kvmlab.kvm.records import Synced
 from kvmlab.kvm.shadow_pages import (
     ADDRESS,
@@ -86,6 +87,8 @@ class Sync:
         """Compare one entry with the guest's (FNAME(sync_spte)); whether it was dropped."""
         spte = self._pages.read(slot)
         if not self._pages.present(spte):
+            if is_paging(spte):
+                self._pages.drop(slot)  # sync_mmio_spte(); it is soon made again
             return False
         page = slot.page
         pte = self._guest.usable(self._guest.entry(page.source(slot.index), page.entry_bytes))

@@ -25,6 +25,7 @@ class Writes:
         """Do the guest's store for it; throw away or bring in step what was built from there."""
         self._vm.tap(WriteTrapped(gpa, data))
         self._vm.ram.write(hpa, data)
+        self._vm.mark_dirty(gpa)
         with self._flushes.together():
             self._follow(gpa, len(data))
 

@@ -7,14 +7,22 @@ Nothing in the engine counts: `Statistics` is a tap.
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from kvmlab.hardware.formats import PS
+from kvmlab.hardware.permissions import PF_RESERVED
 from kvmlab.hardware.records import ExitReason, OnCpu, VmExit
 from kvmlab.kvm.records import (
+    Emulated,
     EntryWritten,
+    FastFault,
     FaultHandled,
     MmioExit,
+    MmioKnown,
+    MmioSpteSet,
+    NxRecovered,
+    NxSplit,
     Reflected,
     RemoteFlush,
     ShadowPageMade,
@@ -35,7 +43,12 @@ class Statistic:
     name: str
     scope: str  # "vCPU" or "VM"
     meaning: str
-    gauge: bool = False  # how many there are now; all others only grow
+    kind: str = "cumulative"  # only grows; "gauge": how many now; "peak": the most there were
+
+    @property
+    def gauge(self) -> bool:
+        """Whether it can fall."""
+        return self.kind == "gauge"
 
 
 STATISTICS = (
@@ -44,10 +57,14 @@ STATISTICS = (
     Statistic("pf_fixed", "vCPU", "faults that were served by setting an entry"),
     Statistic("pf_emulate", "vCPU", "faults after which the instruction was emulated"),
     Statistic("pf_spurious", "vCPU", "faults on an entry that was right already"),
+    Statistic("pf_fast", "vCPU", "faults served without the MMU's lock: an entry got W back, say"),
+    Statistic("pf_mmio_spte_created", "vCPU", "entries made to remember that nobody answers"),
     Statistic("pf_guest", "vCPU", "page faults that KVM handed to the guest"),
     Statistic("tlb_flush", "vCPU", "flushes of the virtual CPU's TLB by KVM"),
     Statistic("invlpg", "vCPU", "INVLPG and single-address INVPCID done for the guest"),
     Statistic("mmio_exits", "vCPU", "accesses outside every slot, handed to user space"),
+    Statistic("io_exits", "vCPU", "IN and OUT, by user space or as a doorbell"),
+    Statistic("halt_exits", "vCPU", "HLT: the guest waits for an interrupt"),
     Statistic("insn_emulation", "vCPU", "instructions that KVM emulated"),
     Statistic("remote_tlb_flush_requests", "VM", "flushes asked of all virtual CPUs"),
     Statistic("remote_tlb_flush", "VM", "of these, such as had to kick one out of the guest"),
@@ -57,13 +74,22 @@ STATISTICS = (
     Statistic("mmu_flooded", "VM", "shadow pages thrown away for too many or misaligned stores"),
     Statistic("mmu_recycled", "VM", "shadow pages thrown away for the budget"),
     Statistic("mmu_cache_miss", "VM", "shadow pages that were not found, so made"),
-    Statistic("mmu_unsync", "VM", "shadow pages that may lag behind their table", gauge=True),
-    Statistic("pages_4k", "VM", "leaf entries that map 4 KiB", gauge=True),
-    Statistic("pages_2m", "VM", "leaf entries that map 2 MiB", gauge=True),
-    Statistic("pages_1g", "VM", "leaf entries that map 1 GiB", gauge=True),
+    Statistic("mmu_unsync", "VM", "shadow pages that may lag behind their table", "gauge"),
+    Statistic("pages_4k", "VM", "leaf entries that map 4 KiB", "gauge"),
+    Statistic("pages_2m", "VM", "leaf entries that map 2 MiB", "gauge"),
+    Statistic("pages_1g", "VM", "leaf entries that map 1 GiB", "gauge"),
+    Statistic("nx_lpage_splits", "VM", "tables kept since large pages are not executable", "gauge"),
+    Statistic(
+        "max_mmu_rmap_size",
+        "VM",
+        "the most entries a frame had when one more came",
+        "peak",
+    ),
 )
 
 _MMU_EXITS = (ExitReason.EXCEPTION, ExitReason.EPT_VIOLATION, ExitReason.NPF)
+_BY_CODE = (ExitReason.EXCEPTION, ExitReason.NPF)  # their qualification is a #PF error code
+_COUNTED = MappingProxyType({ExitReason.IO: "io_exits", ExitReason.HLT: "halt_exits"})
 _INVPCID_ADDRESS = 0
 _SIZES = ("pages_4k", "pages_2m", "pages_1g")
 _FLOODED = ("flooded", "misaligned")
@@ -82,14 +108,22 @@ class Statistics:
         self._of_vcpus: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._vcpu = self._of_vcpus[0]  # the one that the records are about
         self._leaves: set[int] = set()  # where present leaf entries are
+        self._undecided = False  # a fault for a reserved bit is one of the MMU unless it is MMIO
+        self._mappings: Counter[tuple[int, int]] = Counter()  # shadow leaves of (gfn, level)
         self._on: dict[type, Callable[[Any], None]] = {
             OnCpu: self._on_cpu,
             VmExit: self._exit,
-            FaultHandled: lambda one: self._add(f"pf_{one.outcome}"),
-            Reflected: lambda _one: self._add("pf_guest"),
             RemoteFlush: self._remote_flush,
+            FaultHandled: self._fault_handled,
+            Reflected: self._reflected,
+            MmioKnown: self._mmio_known,
             TlbFlushed: lambda _one: self._add("tlb_flush"),
-            MmioExit: lambda _one: self._add("mmio_exits", "insn_emulation"),
+            MmioExit: lambda _one: self._add("mmio_exits"),
+            Emulated: lambda _one: self._add("insn_emulation"),
+            FastFault: lambda _one: self._add("pf_fast"),
+            MmioSpteSet: lambda _one: self._add("pf_mmio_spte_created"),
+            NxSplit: lambda _one: self._add("nx_lpage_splits"),
+            NxRecovered: lambda _one: self._counts.subtract(["nx_lpage_splits"]),
             WriteTrapped: lambda _one: self._add("mmu_pte_write", "insn_emulation"),
             EntryWritten: self._entry_written,
             ShadowPageMade: lambda _one: self._add("mmu_cache_miss"),
@@ -132,8 +166,12 @@ class Statistics:
 
     def _exit(self, record: VmExit) -> None:
         self._add("exits")
-        if record.reason in _MMU_EXITS:
+        reserved = record.reason in _BY_CODE and bool(record.qualification & PF_RESERVED)
+        self._undecided = reserved or record.reason is ExitReason.EPT_MISCONFIG
+        if record.reason in _MMU_EXITS and not self._undecided:
             self._add("pf_taken")
+        elif name := _COUNTED.get(record.reason):
+            self._add(name)
         by_address = record.qualification == _INVPCID_ADDRESS
         if record.reason is ExitReason.INVLPG or (
             record.reason is ExitReason.INVPCID and by_address
@@ -141,6 +179,22 @@ class Statistics:
             self._add("invlpg")
         if not self._assists and record.reason in (ExitReason.INVLPG, ExitReason.CR_ACCESS):
             self._add("insn_emulation")
+
+    def _fault_handled(self, record: FaultHandled) -> None:
+        self._decide()
+        self._add(f"pf_{record.outcome}")
+
+    def _reflected(self, _record: Reflected) -> None:
+        self._decide()
+        self._add("pf_guest")
+
+    def _mmio_known(self, _record: MmioKnown) -> None:
+        self._undecided = False
+
+    def _decide(self) -> None:
+        if self._undecided:
+            self._undecided = False
+            self._add("pf_taken")
 
     def _entry_written(self, record: EntryWritten) -> None:
         if record.level > 1 and record.entry:
@@ -158,8 +212,17 @@ class Statistics:
         if leaf and record.hpa not in self._leaves:
             self._leaves.add(record.hpa)
             self._add(_SIZES[record.level - 1])
+            if record.table == "shadow":
+                self._mapped_again((record.gfn, record.level))
+
+    def _mapped_again(self, page: tuple[int, int]) -> None:
+        """The rmap of a page got one more entry: how many there were is told (pte_list_add)."""
+        most = max(self._counts["max_mmu_rmap_size"], self._mappings[page])
+        self._counts["max_mmu_rmap_size"] = most
+        self._mappings[page] += 1
 
     def _zap(self, record: Zap) -> None:
         if record.hpa in self._leaves:
             self._leaves.remove(record.hpa)
             self._counts.subtract([_SIZES[record.level - 1]])
+            self._mappings.subtract([(record.gfn, record.level)])

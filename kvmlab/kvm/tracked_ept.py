@@ -5,20 +5,58 @@ EPT while some of its tables are shadowed (agile paging, nested guests), EPT mus
 arch/x86/kvm/mmu/page_track.c and mmu.c: kvm_mmu_slot_gfn_write_protect().
 """
 
-from dataclasses import replace
-
 from kvmlab.hardware.cpu import Cpu
-from kvmlab.hardware.processor import Controls
+from kvmlab.hardware.processor import Controls, Processor
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.vmcs import Vmcs
-from kvmlab.kvm.ept_mmu import EptMmu, Tree
-from kvmlab.kvm.memslots import READONLY
-from kvmlab.kvm.records import SpteSet, WriteProtected
-from kvmlab.kvm.shadow_pages import ADDRESS, PS, WRITABLE, ShadowPages, covered, shift_of
-from kvmlab.kvm.vm import Backing, Vm
+from kvmlab.kvm.direct_map import DirectMap
+from kvmlab.kvm.ept_entries import EPT, WRITABLE
+from kvmlab.kvm.ept_mmu import EptMmu
+from kvmlab.kvm.memslots import Memslot
+from kvmlab.kvm.parameters import DEFAULTS
+from kvmlab.kvm.records import WriteProtected
+from kvmlab.kvm.shadow_pages import ShadowPages, covered
+from kvmlab.kvm.vm import Vm
 
-DIRTY = 1 << 9  # of an EPT leaf
-_RIGHTS = 7
+
+class TrackedMap(DirectMap):
+    """The direct map of a VM whose ``tables`` are shadowed."""
+
+    def __init__(self, vm: Vm, levels: int, processor: Processor, tables: ShadowPages) -> None:
+        super().__init__(vm, EPT, levels, processor, DEFAULTS)
+        self._tables = tables
+        tables.on_protect.append(self.write_protect)
+
+    def write_protect(self, gfn: int) -> None:
+        """Take W from the leaf that maps ``gfn``; a large one goes, to be filled in small ones."""
+        leaf = self.tree.find(gfn << PAGE_SHIFT)
+        if leaf.level > 1 and self.bits.live(leaf.spte):
+            self.tree.zap(leaf)
+        elif leaf.level == 1 and leaf.spte & WRITABLE and self.bits.live(leaf.spte):
+            self.tree.set(leaf, leaf.spte & ~WRITABLE)
+        else:
+            return
+        self._vm.tap(WriteProtected(gfn, 1))
+        self._vm.flushes.request("write protection")
+
+    def take_dirty(self, gfn: int) -> bool:
+        """Whether the leaf of ``gfn`` is dirty; it is clean then, once TLBs are flushed."""
+        leaf = self.tree.find(gfn << PAGE_SHIFT)
+        dirty = self.bits.live(leaf.spte) and bool(leaf.spte & self.bits.dirty)
+        if dirty:
+            self.tree.set(leaf, leaf.spte & ~self.bits.dirty)
+        return dirty
+
+    def may_be_large(self, slot: Memslot, gpa: int, level: int) -> bool:
+        """Not around a shadowed table (disallow_lpage)."""
+        size = covered(level)
+        around = self._tables.shadows_any(gpa >> PAGE_SHIFT & ~(size - 1), size)
+        return not around and super().may_be_large(slot, gpa, level)
+
+    def writable(self, slot: Memslot, gpa: int, /) -> bool:
+        """Not where a shadowed table is: its writes are to exit."""
+        tracked = self._tables.tracked(gpa >> PAGE_SHIFT)
+        return not tracked and super().writable(slot, gpa)
 
 
 class TrackedEpt(EptMmu):
@@ -31,61 +69,16 @@ class TrackedEpt(EptMmu):
         cpu: Cpu,
         levels: int,
         tables: ShadowPages,
-        tree: Tree | None = None,
+        tracked: TrackedMap | None = None,
     ) -> None:
-        super().__init__(vm, vmcs, cpu, levels, tree=tree)
+        self.tracked = tracked or TrackedMap(vm, levels, cpu.processor, tables)
+        super().__init__(vm, vmcs, cpu, levels, direct=self.tracked)
         self.tables = tables
-        if tree is None:
-            tables.on_protect.append(self.write_protect)
 
     def sibling(self, vmcs: Vmcs, cpu: Cpu, _guest: Controls) -> "TrackedEpt":
         """The MMU of another virtual CPU: the same tree."""
-        return TrackedEpt(self.vm, vmcs, cpu, self._levels, self.tables, self._tree)
-
-    def write_protect(self, gfn: int) -> None:
-        """Take W from the leaf that maps ``gfn``; a large one goes, to be filled in small ones."""
-        slot, level = self._leaf(gfn)
-        spte = self._vm.ram.load(slot) if slot else 0
-        if level == 1 and spte & WRITABLE:
-            self._set(1, gfn << PAGE_SHIFT, slot, spte & ~WRITABLE)
-        elif level > 1:
-            first = gfn << PAGE_SHIFT
-            self._zap_leaves(self._root, self._levels, 0, range(first, first + 1))
-        else:
-            return
-        self._vm.tap(WriteProtected(gfn, 1))
-        self._vm.flushes.request("write protection")
+        return TrackedEpt(self.vm, vmcs, cpu, self._levels, self.tables, self.tracked)
 
     def take_dirty(self, gfn: int) -> bool:
         """Whether the leaf of ``gfn`` is dirty; it is clean then, once TLBs are flushed."""
-        slot, level = self._leaf(gfn)
-        spte = self._vm.ram.load(slot) if slot else 0
-        if spte & DIRTY:
-            self._vm.ram.store(slot, spte & ~DIRTY)
-            self._vm.tap(SpteSet("ept", level, gfn, slot, spte & ~DIRTY))
-        return bool(spte & DIRTY)
-
-    def _map(self, gpa: int, backing: Backing, leaf_level: int) -> None:
-        """As small as it takes to leave shadowed tables out; those are mapped without W."""
-        gfn = gpa >> PAGE_SHIFT
-        while leaf_level > 1:
-            size = covered(leaf_level)
-            if not self.tables.shadows_any(gfn & ~(size - 1), size):
-                break
-            leaf_level -= 1
-        if leaf_level == 1 and self.tables.tracked(gfn):
-            backing = replace(backing, slot=replace(backing.slot, flags=READONLY))
-        super()._map(gpa, backing, leaf_level)
-
-    def _leaf(self, gfn: int) -> tuple[int, int]:
-        """Where the leaf of ``gfn`` is, and its level; zeroes if nothing maps it."""
-        table = self._root
-        for level in range(self._levels, 0, -1):
-            slot = table + (gfn << PAGE_SHIFT >> shift_of(level) & 511) * 8
-            spte = self._vm.ram.load(slot)
-            if not spte & _RIGHTS:
-                return 0, 0
-            if level == 1 or spte & PS:
-                return slot, level
-            table = spte & ADDRESS
-        return 0, 0
+        return self.tracked.take_dirty(gfn)

@@ -12,6 +12,7 @@ from kvmlab.hardware.processor import Controls
 from kvmlab.hardware.records import ExitReason, OnCpu, VmExit
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.kvm.flushes import Flushes
+from kvmlab.kvm.mmio import handle_io
 from kvmlab.kvm.mmu import Mmu
 
 
@@ -21,7 +22,9 @@ class Vcpu:
     def __init__(self, cpu: Cpu, boot: Controls, make_mmu: Callable[["Vcpu"], Mmu]) -> None:
         self.cpu = cpu
         self.guest = boot  # the registers as the guest set them
-        self.vmcs = cpu.vmptrld(Vmcs(host_entry=self.handle, guest=boot, vpid=cpu.number + 1))
+        vmcs = Vmcs(host_entry=self.handle, guest=boot, vpid=cpu.number + 1)
+        vmcs.hlt_exiting = vmcs.io_exiting = True
+        self.vmcs = cpu.vmptrld(vmcs)
         self.mmu = make_mmu(self)
         self.vm = self.mmu.vm
         self.vm.vcpus.append(self)
@@ -96,11 +99,17 @@ class Vcpu:
             self.vmcs.advance = True
         elif reason.reason in (
             ExitReason.EPT_VIOLATION,
+            ExitReason.EPT_MISCONFIG,
+            ExitReason.PML_FULL,
             ExitReason.NPF,
             ExitReason.EXCEPTION,
             ExitReason.INVLPG,
             ExitReason.INVPCID,
         ):
             self.mmu.handle(reason)
+        elif reason.reason is ExitReason.IO:
+            handle_io(self.vm, self.vmcs, reason)
+        elif reason.reason is ExitReason.HLT:
+            self.vmcs.advance = True  # an interrupt is never far away
         elif reason.reason is not ExitReason.EXTERNAL_INTERRUPT:  # that one is the host's own
             raise MachineCheck(f"exit {reason.reason.name} at GPA {reason.gpa:#x} has no handler")

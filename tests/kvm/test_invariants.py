@@ -122,7 +122,7 @@ def test_a_guest_table_is_writable_only_while_its_shadow_page_may_lag_behind(pol
         for gfn, shadows in pages._by_gfn.items():
             out_of_step = all(one.unsync and one.role.level == 1 for one in shadows)
             unsync |= out_of_step
-            for slot in pages._rmap.get(gfn, ()):
+            for slot in pages._rmap.at(gfn):
                 assert out_of_step or not pages.read(slot) & 2, hex(gfn)
     assert unsync == (policy == "today")
 

@@ -4,6 +4,7 @@ import pytest
 
 from kvmlab.hardware.records import ExitReason, VmExit
 from kvmlab.kvm.records import (
+    Emulated,
     EntryWritten,
     FaultHandled,
     MmioExit,
@@ -35,7 +36,8 @@ CASES = [
     (TlbFlushed("INVLPG"), {"tlb_flush": 1}),
     (RemoteFlush("zap", kicked=0), {"remote_tlb_flush_requests": 1}),
     (RemoteFlush("zap", kicked=3), {"remote_tlb_flush_requests": 1, "remote_tlb_flush": 1}),
-    (MmioExit(0, is_write=True, data=b""), {"mmio_exits": 1, "insn_emulation": 1}),
+    (MmioExit(0, is_write=True, data=b""), {"mmio_exits": 1}),
+    (Emulated(0, "MMIO"), {"insn_emulation": 1}),
     (WriteTrapped(0, b""), {"mmu_pte_write": 1, "insn_emulation": 1}),
     (EntryWritten(0, 2, 0x67), {"mmu_pde_zapped": 1}),
     (EntryWritten(0, 2, 0), {}),
@@ -76,7 +78,7 @@ def test_gauges_follow_what_is_there_now():
 
 def test_gauges_are_those_that_can_fall():
     assert {one.name for one in STATISTICS if one.gauge} == {
-        *("mmu_unsync", "pages_4k", "pages_2m", "pages_1g")
+        *("mmu_unsync", "pages_4k", "pages_2m", "pages_1g", "nx_lpage_splits")
     }
 
 
