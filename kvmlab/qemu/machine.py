@@ -4,9 +4,11 @@ Devices: a virtio balloon, behind the registers of virtio-mmio as QEMU's microvm
 """
 
 from kvmlab.base.clock import Clock
+from kvmlab.base.errors import Overlap
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.formats import Format
 from kvmlab.host.kernel import Host
+from kvmlab.kvm.bus import Device
 from kvmlab.kvm.vm import Vm
 from kvmlab.qemu.balloon import Balloon, BalloonOptions
 from kvmlab.qemu.firmware import identity_tables
@@ -40,6 +42,20 @@ class Qemu:
             self.vm.set_region(number, gpa, length, hva)
             hva += length
 
+    def map_device(self, gpa: int, size: int, device: Device) -> None:
+        """Let ``device`` answer at guest-physical ``[gpa, gpa + size)``; raises `Overlap`.
+
+        Memory wins where both are: such a range would never exit.
+        """
+        for slot in self.vm.slots:
+            if gpa < slot.gpa + slot.size and slot.gpa < gpa + size:
+                raise Overlap(
+                    f"a device at GPA {gpa:#x} to {gpa + size - 1:#x} would lie in memslot "
+                    f"{slot.slot}, which is memory from {slot.gpa:#x} to "
+                    f"{slot.gpa + slot.size - 1:#x}"
+                )
+        self.vm.mmio.attach(gpa, size, device)
+
     def load_firmware(self, fmt: Format) -> None:
         """Put the boot page tables into guest memory."""
         identity_tables(fmt, self.memory, self.vm.write)
@@ -53,5 +69,5 @@ class Qemu:
         device = Balloon(options, size, memory, self.process, self._clock, self._tap)
         self.monitor.plug(device, name)
         device.bus = registers = VirtioMmio(device, memory, self._tap)
-        self.vm.mmio.attach(VIRTIO_MMIO, WINDOW, registers)
+        self.map_device(VIRTIO_MMIO, WINDOW, registers)
         return device, registers
