@@ -36,7 +36,7 @@ def tree(ram, root, levels, present=PRESENT, locate=lambda address: address):
         shift = 12 + 9 * (level - 1)
         for index in np.flatnonzero(words).tolist():
             entry = int(words[index])
-            if not entry & present or entry == TRAP:
+            if not entry & present or entry == TRAP or notes_mmio(entry, present):
                 continue
             address = base | index << shift
             may_write, may_user = write and bool(entry & WRITE), user and bool(entry & USER)
@@ -46,6 +46,11 @@ def tree(ram, root, levels, present=PRESENT, locate=lambda address: address):
             else:
                 todo.append((entry & FRAME, level - 1, address, may_write, may_user))
     return tables, leaves
+
+
+def notes_mmio(entry, present):
+    """Whether an entry is there only to be refused: 110b in EPT, else bit 51 (KVM's MMIO sptes)."""
+    return entry & 7 == 6 if present == 7 else bool(entry >> 51 & 1)
 
 
 class Picture:

@@ -79,7 +79,7 @@ def collect(machine, table, level, tables, leaves, present=1):
     tables.add(table >> 12)
     for index in range(512):
         entry = machine.ram.load(table + 8 * index)
-        if entry & present:
+        if entry & present and (present != 7 or entry & 7 != 6):  # 110b notes that none answers
             target = entry & 0x000F_FFFF_FFFF_F000
             if level == 1:
                 leaves.add(target >> 12)
