@@ -82,7 +82,7 @@ def test_under_ept_neither_cr3_nor_page_faults_nor_invlpg_exit():
 
 # -- frames that are backed -----------------------------------------------------------------
 
-REMAPPED = 64
+REMAPPED = 32  # more than 33 in a row would be one flush of all, no INVLPGs (guest/shootdown.py)
 # Exits for each page that is mapped again by faults: the guest's own, its store, the fill.
 # A guest that maps or unmaps many pages in a row writes to one table without using it: after the
 # third store the shadow page is gone, and the rest is free.  Then there is one fill a page when
