@@ -149,10 +149,9 @@ class Machine:
 
         Raises `BadChoice` for a second balloon, and for a kernel on the metal.
         """
-        qemu = self.l1.qemu if self.l1 else self.qemu
-        if qemu is None:
+        if self.vmm is None:
             raise BadChoice("a balloon needs a hypervisor; this kernel runs on the metal")
-        self.balloon, registers = qemu.add_balloon(options or BalloonOptions(), name)
+        self.balloon, registers = self.vmm.add_balloon(options or BalloonOptions(), name)
         registers.interrupt = self._interrupt
         if driver:
             self.load_balloon_driver()
@@ -177,11 +176,14 @@ class Machine:
             self.balloon_driver.interrupt()
 
     @property
+    def vmm(self) -> Qemu | None:
+        """The QEMU whose guest the kernel is, in L1 for a nested guest; None on the metal."""
+        return self.l1.qemu if self.l1 else self.qemu
+
+    @property
     def vm(self) -> Vm | None:
         """The VM in which the kernel runs, L1's of a nested guest; None on the metal."""
-        if self.l1:
-            return self.l1.qemu.vm
-        return self.qemu.vm if self.qemu else None
+        return self.vmm.vm if self.vmm else None
 
     @property
     def policy(self) -> str:

@@ -14,7 +14,7 @@ def machine(memory="64M", mmu="ept", tap=None, **options):
     """An EPT machine whose balloon has these properties; ``driver`` says whether it is loaded."""
     driver = options.pop("driver", True)
     chosen = {name: options.pop(name) for name in list(options) if name in FIELDS}
-    host = f"{int(memory[:-1]) * 5 // 4 + 16}{memory[-1]}"
+    host = options.pop("host", f"{int(memory[:-1]) * 5 // 4 + 16}{memory[-1]}")
     given = {"tap": tap} if tap else {}
     made = Machine(mmu, guest_memory=memory, host_memory=host, **given, **options)
     made.attach_balloon(BalloonOptions(**chosen), driver=driver)
@@ -34,14 +34,14 @@ def load_driver(made, stats=None, poison=None):
 
 def qmp(made, command, **arguments):
     """What a command returns; fails if it returns an error."""
-    answer = made.qemu.monitor.execute({"execute": command, "arguments": arguments})
+    answer = made.vmm.monitor.execute({"execute": command, "arguments": arguments})
     assert "error" not in answer, answer
     return answer["return"]
 
 
 def refusal(made, command, **arguments):
     """The class and the text with which a command is refused."""
-    error = made.qemu.monitor.execute({"execute": command, "arguments": arguments})["error"]
+    error = made.vmm.monitor.execute({"execute": command, "arguments": arguments})["error"]
     return error["class"], error["desc"]
 
 

@@ -18,7 +18,16 @@ from kvmlab.virtio.device_status import ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES
 from kvmlab.virtio.driver_queue import DriverQueue
 from kvmlab.virtio.mmio import CONFIG, Register
 from kvmlab.virtio.ring import Layout, Segment
-from tests.balloon_under_test import leaves, machine, poll_every, resident, resize, stats
+from tests.balloon_under_test import (
+    AREA,
+    leaves,
+    machine,
+    poll_every,
+    process_with,
+    resident,
+    resize,
+    stats,
+)
 from tests.kvm.test_invariants import check_frames
 
 RINGS, PAYLOAD = 0x20_0000, 0x40_0000  # where the tests' own driver keeps its things
@@ -301,7 +310,8 @@ def test_a_hostile_driver_never_costs_the_host_a_frame(seed):
 
 
 @pytest.mark.parametrize(
-    "mmu, levels", [("ept", 2), ("ept", 3), ("ept", 5), ("shadow", 4), ("shadow", 5)]
+    "mmu, levels",
+    [("ept", 2), ("ept", 3), ("ept", 5), ("shadow", 2), ("shadow", 4), ("agile", 4)],
 )
 def test_the_balloon_works_under_every_design(mmu, levels):
     made = machine("64M", mmu, guest_levels=levels)
@@ -310,6 +320,16 @@ def test_the_balloon_works_under_every_design(mmu, levels):
     assert resize(made, 48 << 20) == 48 << 20
     assert resize(made, 60 << 20) == 60 << 20
     check_frames(made)
+
+
+@pytest.mark.parametrize("mmu", ["npt", "l2-ept", "l2-shadow"])
+def test_a_page_in_the_balloon_of_a_nested_guest_is_its_hypervisors_again(mmu):
+    made = machine("16M", mmu, host="128M")
+    process_with(made, 256).munmap(AREA)
+    free = made.vm.host.buddy.free_frames
+    assert resize(made, 12 << 20) == 12 << 20
+    assert made.vm.host.buddy.free_frames - free > 240
+    assert resize(made, 15 << 20) == 15 << 20
 
 
 def test_one_buffer_costs_one_bell_and_what_the_interrupt_takes():
