@@ -67,6 +67,11 @@ class BatchTlb:
                 waiting = []
         return where
 
+    def arrays(self) -> list[LruArray]:
+        """The cascade of each array once, in the order of `tlb.Tlb.arrays`."""
+        fetch = [] if self._fetch is self._data else self._fetch
+        return [one.tags for one in (*self._data, *fetch, *self._second)]
+
     def _first(self, tags: Ints, shifts: Bytes | int, fetch: Bools | bool) -> Ints:
         """Which lookups miss the first level."""
         if self._fetch is self._data or isinstance(fetch, bool):

@@ -44,6 +44,15 @@ class Step:
 
 
 @dataclass(slots=True)
+class Steps:
+    """So many references at once, told where a user's accesses are made in batches."""
+
+    table: str
+    level: int
+    count: int
+
+
+@dataclass(slots=True)
 class Visit:
     """One entry that a walk used: what must be touched when A and D bits are set."""
 

@@ -227,11 +227,15 @@ class Tlb:
                         return ways, key
         return None
 
-    def fill(self, entry: TlbEntry, *, fetch: bool) -> None:
-        """Cache ``entry`` in both levels, where an array holds its page size."""
+    def remember(self, entry: TlbEntry) -> None:
+        """Take note that ``entry`` is cached: `drop_page` looks for such ones."""
         self._tags[entry.tag] = None
         if entry.span > entry.shift:
             self._broken.add((entry.span, entry.vpn << entry.shift >> entry.span))
+
+    def fill(self, entry: TlbEntry, *, fetch: bool) -> None:
+        """Cache ``entry`` in both levels, where an array holds its page size."""
+        self.remember(entry)
         self._put(self._fetch if fetch else self._data, entry)
         self._put(self._second, entry)
 
@@ -246,21 +250,21 @@ class Tlb:
         tags = tuple(one for one in self._tags if one.vpid == tag.vpid and one.pcid in pcids)
         if any((span, gva >> span) in self._broken for span in (*LARGE, *HUGE)):
             return self.drop(lambda one: one.tag in tags and one.belongs_to(gva))
-        return sum(one.remove(gva, tags) for one in self._arrays())
+        return sum(one.remove(gva, tags) for one in self.arrays())
 
     def drop(self, unwanted: Callable[[TlbEntry], object] = lambda _entry: True) -> int:
         """Drop every entry that is ``unwanted``; returns how many were held."""
-        return sum(one.drop(unwanted) for one in self._arrays())
+        return sum(one.drop(unwanted) for one in self.arrays())
 
     def entries(self) -> list[TlbEntry]:
         """What is cached now, each translation once."""
         found = {}
-        for array in self._arrays():
+        for array in self.arrays():
             for ways in array.sets:
                 found.update(ways)
         return list(found.values())
 
-    def _arrays(self) -> list[Array]:
+    def arrays(self) -> list[Array]:
         """Each array once: fetches may share those of the data side."""
         shared = self._fetch is self._data
         return [*self._data, *([] if shared else self._fetch), *self._second]

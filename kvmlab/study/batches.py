@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from kvmlab.base.addresses import PAGE_SHIFT
 from kvmlab.hardware.batch_pages import Ints
+from kvmlab.hardware.batch_quiet import make_quietly
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import CR4_PKE, CR4_PKS
 from kvmlab.hardware.records import EXECUTE, READ, USER, WRITE, Kind, TlbLookups
 from kvmlab.hardware.tlb import ArrayShape, Geometry, Place
 from kvmlab.hardware.vmcs import Instruction
 
+_PLANNED = 5_000  # accesses that are looked at together: a fault makes the plan void
+_BUSY = 20  # one attempt in so many accesses: then a quiet stretch is sought
 _USER_CPL = 3
 _SHIFTS = (12, 21, 22, 30)
 _NEEDS = MappingProxyType({READ: USER, WRITE: USER | WRITE, EXECUTE: USER | EXECUTE})
@@ -41,7 +44,7 @@ class Batches:
         self._cpu, self._kinds = cpu, kinds
         self._addresses = addresses.view(np.int64)
         self._sets = sets_of(cpu.tlb.geometry, shift)
-        self._context = cpu.context
+        self._context, self._busy = cpu.context, False
         # Where the first level holds each page, for data and for fetches.
         self._places: tuple[dict[int, Place], dict[int, Place]] = ({}, {})
 
@@ -53,9 +56,20 @@ class Batches:
             self._forget()
         try:
             while start < stop:
-                start = self._until_interrupted(start, stop)
+                start = self._until_interrupted(start, min(start + _PLANNED, stop))
+                if self._busy:
+                    start += self._quietly(start, stop)
         finally:
             cpu.cpl = 0
+
+    def _quietly(self, start: int, stop: int) -> int:
+        """Make all that is quiet of these accesses at once, if it is worth while."""
+        gva, kinds = self._addresses[start:stop], self._kinds[start:stop]
+        made = make_quietly(self._cpu, gva, kinds, _PLANNED)
+        if made:
+            self._forget()
+        self._busy = False
+        return made
 
     def _until_interrupted(self, start: int, stop: int) -> int:
         """Make accesses until one is stopped and served; returns which one comes next."""
@@ -66,6 +80,7 @@ class Batches:
         )
         attempts, last = self._attempts(made)
         following = stop if last is None else start + last + 1
+        self._busy = last is None and attempts * _BUSY > stop - start
         hits = following - start - attempts
         if hits:
             self._cpu.tap(TlbLookups(user=True, where="L1", count=hits))

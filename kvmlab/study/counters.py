@@ -14,6 +14,7 @@ from kvmlab.hardware.records import (
     NestedTlbLookup,
     PageFault,
     Step,
+    Steps,
     TlbLookup,
     TlbLookups,
     VmEntry,
@@ -108,6 +109,7 @@ class Counters:
             TlbLookup: self._lookup,
             TlbLookups: self._lookups,
             Step: self._step,
+            Steps: self._steps,
             WalkCacheLookup: self._walk_cache,
             NestedTlbLookup: self._nested_tlb,
             PageFault: self._page_fault,
@@ -153,6 +155,10 @@ class Counters:
     def _step(self, record: Step) -> None:
         self._side.references[record.table] += 1
         self._side.levels[record.table, record.level] += 1
+
+    def _steps(self, record: Steps) -> None:
+        self.program.references[record.table] += record.count
+        self.program.levels[record.table, record.level] += record.count
 
     def _walk_cache(self, record: WalkCacheLookup) -> None:
         self._side.cached += record.level > 0

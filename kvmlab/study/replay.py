@@ -19,8 +19,11 @@ from kvmlab.machine import Machine
 from kvmlab.study.batches import Batches
 from kvmlab.workloads.trace import Trace
 
-STRIDE = 5_000
-"""Accesses between two reports of progress, a tenth of a second or so, and between two ticks."""
+STRIDE, LONGEST = 5_000, 160_000
+"""Accesses before the first report of progress, and at most between two reports.
+
+Agile paging has a tick of the host's timer every `STRIDE` accesses.
+"""
 
 LEAST_GUEST_MEMORY = 64 << 20
 
@@ -102,8 +105,11 @@ def replay(machine: Machine, what: Accesses, page: str | int = "4K") -> Generato
     yield 0
     shift = parse_size(page).bit_length() - 1
     batches = Batches(machine.cpu, what.kinds, what.addresses, shift)
-    for start in range(0, len(what), STRIDE):
-        done = min(start + STRIDE, len(what))
+    done, stride = 0, STRIDE
+    while done < len(what):
+        start, done = done, min(done + stride, len(what))
         batches.run(start, done)
         machine.tick()
+        if machine.mmu != "agile":
+            stride = min(2 * stride, LONGEST)
         yield done

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvmlab.hardware import batch_quiet
 from kvmlab.hardware.records import Kind
 from kvmlab.hardware.tlb import SKYLAKE, TINY, UNIFIED, ZEN4, ArrayShape
 from kvmlab.machine import Machine
@@ -60,7 +61,7 @@ def one_by_one(target, what, page):
 
 def held(target):
     """Every set of the TLB, in its order of use."""
-    return [list(ways) for array in target.cpu.tlb._arrays() for ways in array.sets]
+    return [list(ways.items()) for array in target.cpu.tlb.arrays() for ways in array.sets]
 
 
 def check(mmu, geometry, what, page="4K", **options):
@@ -85,6 +86,32 @@ def test_batches_change_nothing(mmu, geometry, pieces, turns):
 @given(pieces=PIECES, turns=st.integers(1, 3))
 def test_nor_with_large_pages(geometry, pieces, turns):
     check("ept", geometry, program(pieces, turns), "2M", host_page="2M")
+
+
+BUSY = [UNIFIED, NARROW, SIDES]
+
+
+@pytest.mark.parametrize("geometry", [*BUSY, SKYLAKE], ids=lambda one: one.name)
+@pytest.mark.parametrize("mmu", ["native", "shadow", "ept", "npt"])
+def test_nor_where_most_accesses_miss(mmu, geometry, monkeypatch):
+    """Some pages are touched late, so that quiet stretches end in a fault."""
+    monkeypatch.setattr(batches, "_PLANNED", 50)
+    stretches = []
+    monkeypatch.setattr(batches, "make_quietly", counting(stretches))
+    rng = np.random.default_rng(3)
+    pages = rng.integers(0, 40 + np.arange(6000) // 100)
+    kinds = rng.choice([1, 2, 4], 6000, p=(0.7, 0.2, 0.1)).astype(np.uint8)
+    gva = 0x40_0000 + (pages << 12) + rng.integers(0, 4096, 6000)
+    check(mmu, geometry, Accesses(kinds, gva.astype(np.uint64)))
+    assert any(stretches) == (geometry in BUSY)
+
+
+def counting(stretches):
+    def make(*args):
+        stretches.append(batch_quiet.make_quietly(*args))
+        return stretches[-1]
+
+    return make
 
 
 @given(pieces=PIECES)
