@@ -100,6 +100,10 @@ class Buddy:
         if pfn in self._blocks[order]:
             self._blocks[order][pfn] = True
 
+    def has(self, order: int) -> bool:
+        """Whether a block of 2**order frames is free."""
+        return any(self._blocks[order:])
+
     def free_blocks(self) -> tuple[int, ...]:
         """How many free blocks there are of each order, as in /proc/buddyinfo."""
         return tuple(len(blocks) for blocks in self._blocks)

@@ -1,0 +1,65 @@
+"""A zone: how many pages the allocator manages, and the watermarks that wake reclaim.
+
+Linux, mm/page_alloc.c.  There is one zone here, where a PC has two or three; NUMA is left out.
+"""
+
+from dataclasses import dataclass
+from math import isqrt
+
+from kvmlab.base.errors import BadSize
+
+_SCALE_FACTOR, _SCALE = 10, 10_000  # vm.watermark_scale_factor: 0.1 % between the marks
+_PAGEBLOCK, _MIGRATE_PCPTYPES = 512, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Free pages: below min allocations reclaim, below low kswapd wakes, at high it sleeps."""
+
+    min: int
+    low: int
+    high: int
+
+
+def default_min_free_kbytes(managed: int) -> int:
+    """vm.min_free_kbytes for ``managed`` pages (calculate_min_free_kbytes())."""
+    return min(max(isqrt(managed * 4 * 16), 128), 262_144)
+
+
+def huge_min_free_kbytes(managed: int, zones: int = 1) -> int:
+    """What THP raises it to, that blocks of 2 MiB remain (set_recommended_min_free_kbytes())."""
+    pages = _PAGEBLOCK * zones * (2 + _MIGRATE_PCPTYPES * _MIGRATE_PCPTYPES)
+    return min(pages, managed // 20) * 4
+
+
+def watermarks(managed: int, min_free_kbytes: int) -> Watermarks:
+    """The marks of the one zone, in pages (__setup_per_zone_wmarks())."""
+    low = min_free_kbytes >> 2
+    gap = max(low >> 2, managed * _SCALE_FACTOR // _SCALE)
+    return Watermarks(low, low + gap, low + 2 * gap)
+
+
+class Zone:
+    """Pages under the allocator's management; a balloon takes some away and brings them back."""
+
+    def __init__(self, managed: int, min_free_kbytes: int | None = None) -> None:
+        self.managed = managed
+        self.set_min_free(
+            default_min_free_kbytes(managed) if min_free_kbytes is None else min_free_kbytes
+        )
+
+    def set_min_free(self, kbytes: int) -> None:
+        """Write vm.min_free_kbytes; raises `BadSize` if it is more than there is."""
+        if not 0 <= kbytes < self.managed * 4:
+            raise BadSize(
+                f"min_free_kbytes {kbytes} must be from 0 to below the zone's {self.managed * 4}"
+            )
+        self.min_free_kbytes = kbytes
+        self.marks = watermarks(self.managed, kbytes)
+
+    def adjust_managed(self, pages: int) -> None:
+        """A balloon gives pages (> 0) or takes them (< 0); MemTotal follows, the marks stay.
+
+        Linux, adjust_managed_page_count(): the marks are set anew only at boot and by sysctl.
+        """
+        self.managed += pages
