@@ -126,6 +126,7 @@ class Machine:
             self.l1 = L1(self.cpu, self.host, shape, self.clock)
             self.qemu, self.vcpu = self.l1.below, self.l1.l0
             return
+        reserve_huge(self.host, size, host_shift)
         self.qemu = Qemu(self.host, size, host_shift, self.clock, self.tap)
         self.qemu.load_firmware(fmt)
         vm, boot = self.qemu.vm, boot_controls(fmt)

@@ -35,7 +35,7 @@ class MemslotsUnderTest:
         host = Host(Ram(256 << 20), self.records.append)
         process = host.process()
         first = number(slots[0]["hva"])
-        process._areas.append((first, first + AREA, 12))  # MAP_FIXED
+        process.mmap(AREA, at=first)
         self.vm, self.mmu, self.cpu = Vm(host, process, self.records.append), mmu, None
         for slot in slots:
             assert self.set_region(**slot) == {"errno": None}

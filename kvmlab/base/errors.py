@@ -6,6 +6,7 @@ KvmlabError
 ├── BadChoice        a name that is not one of the names on offer
 ├── Overlap          a mapping or memslot that covers ground already taken
 ├── OutOfMemory      no frame is left
+├── ProcessKilled    a process of the host was killed for want of memory, and its VM with it
 ├── SegmentationFault  the guest's kernel has no mapping to answer a page fault with
 ├── MachineCheck     the simulated machine cannot go on (no handler for a fault, a bad VMCS)
 ├── RingError        a virtqueue that the other side made unusable
@@ -39,6 +40,10 @@ class Overlap(KvmlabError, ValueError):
 
 class OutOfMemory(KvmlabError, MemoryError):
     """No frame is left to hand out."""
+
+
+class ProcessKilled(KvmlabError, RuntimeError):
+    """A process is used that the host's OOM killer has killed."""
 
 
 class SegmentationFault(KvmlabError):

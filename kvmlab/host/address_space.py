@@ -2,61 +2,159 @@
 
 The table is real: 4-level x86 entries in RAM, walked with the walker of `hardware`.  The host
 kernel writes it directly, since how the host itself is translated is not this package's subject.
+Whatever takes a mapping away tells the notifiers first, so that no one who shadows the table is
+left behind (Linux, include/linux/mmu_notifier.h).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kvmlab.base.addresses import size_text
-from kvmlab.base.errors import BadAddress, BadSize
-from kvmlab.base.tap import Tap, silent
+from kvmlab.base.errors import BadAddress, MachineCheck, ProcessKilled
 from kvmlab.hardware.formats import compile_tables, format_named
 from kvmlab.hardware.processor import Processor
-from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
-from kvmlab.hardware.records import Fault, Mapped
+from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.hardware.records import WRITE, Fault, Mapped
 from kvmlab.hardware.walker import walk
-from kvmlab.host.records import HostFault, HostMigrated, HostTookBack, WillNeed
-from kvmlab.linux.buddy import Buddy
-
-_MMAP_BASE = 0x7F5A_0000_0000  # where mmap starts to place areas; areas grow upwards from here
-_PRESENT_TABLE, _PRESENT_PAGE, _PS = 0x67, 0x67, 0x80
-_FRAME = 0x000F_FFFF_FFFF_F000
-_LEVELS = 4
+from kvmlab.host.areas import Areas
+from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, Leaf, PageTable
+from kvmlab.host.parts import Parts
+from kvmlab.host.process_pages import ProcessPages
+from kvmlab.host.records import (
+    HostFault,
+    HostMigrated,
+    HostSplit,
+    HostSwappedIn,
+    HostTookBack,
+    WillNeed,
+)
+from kvmlab.linux.frames import Role
+from kvmlab.linux.lru import Lru
+from kvmlab.linux.records import VmEvent
 
 Notifier = Callable[[int, int], None]
 """Told [start, end) of the HVAs whose mappings are about to go: invalidate_range_start."""
+Ager = Callable[[int, int], bool]
+"""Whether [start, end) was accessed through others' tables since last asked: clear_flush_young."""
+_HUGE = PAGE_SIZE << 9
 
 
 class AddressSpace:
-    """The virtual memory of one host process, in areas of one page size each."""
+    """The virtual memory of one host process."""
 
-    def __init__(self, ram: Ram, buddy: Buddy, tap: Tap) -> None:
-        self._ram, self._buddy, self._tap = ram, buddy, tap
-        self._tables = compile_tables(format_named("4-level"), Processor())
-        self._areas: list[tuple[int, int, int]] = []  # start, end, page shift
-        self._next = _MMAP_BASE
+    def __init__(self, parts: Parts, name: str) -> None:
+        self._parts, self.name = parts, name
+        self._memory, self._tap = parts.memory, parts.tap
+        self._formats = compile_tables(format_named("4-level"), Processor())
+        self.areas = Areas()
         self.notifiers: list[Notifier] = []  # told before mappings go (mmu_notifier)
-        self.root = self._table()
+        self.agers: list[Ager] = []  # asked whether pages are in use
+        self.on_exit: list[Callable[[], None]] = []  # told when the process is gone
+        self.oom_score_adj = 0
+        self.rss = self.swap_entries = 0  # in pages; pages of hugetlbfs are in neither
+        self._ended = ""
+        self.pages = ProcessPages(self, parts)
+        self.number = parts.memory.register(self.pages)
+        self.table = PageTable(parts.ram, self._alloc_table, self._free_table)
 
-    def mmap(self, size: int, shift: int = PAGE_SHIFT) -> int:
+    @property
+    def root(self) -> int:
+        """The host-physical address of its top table."""
+        return self.table.root
+
+    @property
+    def table_pages(self) -> int:
+        """Pages of page tables, with those kept for splitting huge entries."""
+        return self.table.pages
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return not self._ended
+
+    # -- areas and advice -----------------------------------------------------------------
+
+    def mmap(self, size: int, shift: int = PAGE_SHIFT, *, at: int | None = None) -> int:
         """Reserve ``size`` bytes backed by pages of 2**shift bytes; returns the HVA.
 
-        Nothing is backed yet.  The area starts at a multiple of its page size, so guest-physical
-        and host-virtual addresses are congruent.
+        Nothing is backed yet; pages above 4 KiB are reserved in their pool.  The area starts at
+        a multiple of its page size, so guest-physical and host-virtual addresses are congruent,
+        or at ``at`` (MAP_FIXED_NOREPLACE).  Raises `BadSize`, `Overlap`, or `OutOfMemory` if the
+        pool has too few pages.
         """
-        page = 1 << shift
-        if size % page:
-            raise BadSize(f"{size_text(size)} is no multiple of the host page {size_text(page)}")
-        start = -(-self._next // page) * page
-        self._next = start + size + PAGE_SIZE  # a guard page
-        self._areas.append((start, start + size, shift))
-        return start
+        self._check_alive()
+        pool = self._parts.pool(shift)
+        area = self.areas.add(size, shift, pool, at)
+        if pool:
+            try:
+                pool.reserve(size >> shift)
+            except MemoryError:
+                self.areas.remove(area)
+                raise
+        return area.start
+
+    def page_shift(self, hva: int) -> int:
+        """The shift of the pages that back the area of ``hva``; raises `BadAddress`."""
+        return self.areas.find(hva).shift
+
+    def advise_huge(self, hva: int, *, wanted: bool) -> None:
+        """MADV_HUGEPAGE or MADV_NOHUGEPAGE for the area of ``hva``."""
+        self.areas.find(hva).huge = wanted
+
+    def advise_mergeable(self, hva: int, *, wanted: bool) -> None:
+        """MADV_MERGEABLE for the area of ``hva``; MADV_UNMERGEABLE copies what is shared."""
+        area = self.areas.find(hva)
+        area.mergeable = wanted
+        if not wanted:
+            self._parts.ksm.unmerge(self, area)
+
+    def mlock(self, hva: int) -> None:
+        """Fault the area of ``hva`` in and never swap it."""
+        area = self.areas.find(hva)
+        area.locked = True
+        self.populate(area.start, area.end - area.start)
+        pages = np.array([leaf.pfn for leaf in self.table.between(area.start, area.end)], np.int64)
+        self._memory.lists.remove(pages)
+
+    def populate(self, hva: int, size: int) -> None:
+        """Back a range at once (MADV_POPULATE_WRITE), as QEMU's preallocation does."""
+        step = 1 << self.areas.whole_pages(hva, size).shift
+        for one in range(hva, hva + size, step):
+            self.fault_in(one)
+
+    def madvise_willneed(self, hva: int, size: int) -> None:
+        """Announce that a range will be used; raises `BadAddress` for one of no area.
+
+        An anonymous page that was given back stays absent until it is touched (mm/madvise.c:
+        madvise_willneed()).
+        """
+        self.areas.find(hva)
+        self.areas.find(hva + size - 1)
+        self._tap(WillNeed(hva, size))
+
+    def madvise_dontneed(self, hva: int, size: int) -> int:
+        """Drop a range: the next touch finds zeroes.  Returns how many bytes the host got.
+
+        That is less than was mapped if a huge page is only partly dropped: its frames are free
+        when it is split.  Whole pages of one area only; raises `BadAddress`.
+        """
+        area = self.areas.whole_pages(hva, size)
+        for edge in (hva, hva + size - 1):
+            leaf = self.table.find(edge)
+            if leaf and leaf.level == 2 and not area.pool:
+                within = hva <= leaf.hva and leaf.hva + _HUGE <= hva + size
+                if not within:
+                    self.split_entry(leaf)
+        self.notify(hva, hva + size)
+        return sum(self.zap(leaf) for leaf in self.table.between(hva, hva + size))
+
+    # -- translation and faults -----------------------------------------------------------
 
     def translate(self, hva: int) -> Mapped | None:
         """Where ``hva`` is in host memory now; None while it is not backed."""
-        steps = walk(self._tables, self.root, hva, self._ram)
+        if self._ended:
+            return None
+        steps = walk(self._formats, self.root, hva, self._parts.ram)
         while True:
             try:
                 next(steps)
@@ -64,152 +162,178 @@ class AddressSpace:
                 found = end.value
                 return None if isinstance(found, Fault) else found
 
-    def fault_in(self, hva: int) -> Mapped:
-        """Where ``hva`` is, backed with a zeroed page first if need be (get_user_pages)."""
+    def fault_in(self, hva: int, *, write: bool = True) -> Mapped:
+        """Where ``hva`` is, backed first if need be (get_user_pages()).
+
+        A page that was never there is a zeroed one, one in swap is read back (a major fault), a
+        shared one is copied for a ``write``.  Raises `BadAddress`, or `ProcessKilled`.
+        """
+        self._check_alive()
+        found = self.translate(hva)
+        if found and (found.rights & WRITE or not write):
+            if not found.leaf & ACCESSED:
+                self.table.set(found.path[-1].hpa, found.leaf | ACCESSED)
+            return found
+        self._fault(hva)
         found = self.translate(hva)
         if found is None:
-            self._back(hva)
-            found = self.translate(hva)
-            assert found is not None  # noqa: S101  it was just mapped
-            self._tap(HostFault(hva, found.address, found.shift))
+            raise MachineCheck(f"the fault at HVA {hva:#x} left nothing mapped there")
         return found
 
-    def madvise_dontneed(self, hva: int, size: int) -> int:
-        """Give the frames of a range back to the host; the next touch finds zeroes.
+    def _fault(self, hva: int) -> None:
+        area = self.areas.find(hva)
+        leaf = self.table.find(hva)
+        self._tap(VmEvent("pgfault"))
+        if leaf and leaf.present:
+            self._parts.ksm.unshare(self, leaf)
+            return
+        if leaf:
+            self._swap_in(leaf)
+        elif area.pool:
+            level = (area.shift - PAGE_SHIFT) // 9 + 1
+            address = self.table.prepare(hva, level)
+            self.table.set(address, area.pool.alloc() << PAGE_SHIFT | PAGE | LARGE)
+        elif not self._parts.huge.fault(self, area, hva):
+            address = self.table.prepare(hva, 1)
+            self.map_page(hva, self.frame(), address)
+        if found := self.translate(hva):
+            self._tap(HostFault(hva, found.address, found.shift))
 
-        Returns how many bytes the host got: nothing for pages that were not backed.  Notifiers
-        are told first, so that no one who shadows this table is left behind (Linux,
-        include/linux/mmu_notifier.h).  Whole pages of one area only; raises `BadAddress`.
-        """
-        shift = self._area_shift(hva)
-        page = 1 << shift
-        if hva % page or size <= 0 or size % page or self._area_shift(hva + size - 1) != shift:
-            raise BadAddress(
-                f"HVA {hva:#x} with {size:#x} bytes is no range of whole pages of "
-                f"{size_text(page)} in one area"
-            )
+    def _swap_in(self, leaf: Leaf) -> None:
+        pfn = self.frame()
+        self._memory.swap_in(leaf.slot, pfn)
+        self.swap_entries -= 1
+        self.map_page(leaf.hva, pfn, leaf.address)
+        self._tap(VmEvent("pgmajfault"))
+        self._tap(HostSwappedIn(leaf.hva, pfn << PAGE_SHIFT, leaf.slot))
+
+    # -- for the other parts of the host's memory management --------------------------------
+
+    def frame(self, order: int = 0, *, light: bool = False) -> int:
+        """A block for this process; raises `ProcessKilled` if it was killed to find one."""
+        pfn = self._memory.alloc(Role.ANON, order, light=light)
+        if self._ended:
+            self._memory.free(pfn, order)
+            self._check_alive()
+        return pfn
+
+    def map_page(self, hva: int, pfn: int, address: int, flags: int = PAGE) -> None:
+        """Map an anonymous page of one frame, or with LARGE of 512, and let reclaim know of it."""
+        self.table.set(address, pfn << PAGE_SHIFT | flags)
+        self.rss += 512 if flags & LARGE else 1
+        self.adopt(pfn, hva)
+
+    def adopt(self, pfn: int, hva: int) -> None:
+        """Say in the frame's descriptor whose it is; unless locked it goes on the LRU list."""
+        if self.areas.find(hva).locked:
+            self._memory.frames.mapping[pfn] = self.number
+            self._memory.frames.index[pfn] = hva >> PAGE_SHIFT
+        else:
+            self._memory.add_page(pfn, self.number, hva >> PAGE_SHIFT, Lru.INACTIVE_ANON)
+
+    def notify(self, start: int, end: int) -> None:
+        """Tell those who shadow the table that mappings are about to go."""
         for tell in self.notifiers:
-            tell(hva, hva + size)
-        return self._take_back(hva, hva + size, shift)
+            tell(start, end)
 
-    def madvise_willneed(self, hva: int, size: int) -> None:
-        """Announce that a range will be used; raises `BadAddress` for one of no area.
+    def split_entry(self, leaf: Leaf) -> None:
+        """Map a huge page by 512 small entries; the page itself stays one."""
+        self.notify(leaf.hva, leaf.hva + _HUGE)
+        self.table.split(leaf)
+        self._parts.huge.mapped_small(leaf.pfn)
+        self._tap(HostSplit(leaf.hva, leaf.pfn << PAGE_SHIFT))
 
-        Linux reads ahead what is swapped out or in a file; an anonymous page that was given back
-        stays absent until it is touched (mm/madvise.c: madvise_willneed()).
-        """
-        self._area_shift(hva)
-        self._area_shift(hva + size - 1)
-        self._tap(WillNeed(hva, size))
-
-    def page_shift(self, hva: int) -> int:
-        """The shift of the pages that back the area of ``hva``; raises `BadAddress`."""
-        return self._area_shift(hva)
-
-    def madvise_dontneed_each(self, hvas: NDArray[np.int64]) -> int:
-        """Give single 4 KiB pages back, by one `madvise_dontneed` each; returns the bytes freed.
-
-        When nobody listens, neighbours go together: the same pages, in fewer steps.
-        """
-        if self._tap is not silent:
-            return sum(self.madvise_dontneed(hva, PAGE_SIZE) for hva in hvas.tolist())
-        return sum(self.madvise_dontneed(start, size) for start, size in _runs(hvas))
-
-    def _take_back(self, start: int, end: int, shift: int) -> int:
-        """Free the frames of a range of one area, table by table; returns the bytes freed."""
-        freed, level = 0, (shift - PAGE_SHIFT) // 9 + 1
-        span = 1 << shift + 9  # what one table of leaves covers
-        while start < end:
-            stop = min(end, (start & ~(span - 1)) + span)
-            table = self._table_of(start, level)
-            if table is not None:
-                slot = table + (start >> shift & 511) * 8
-                freed += self._clear(slot, start, (stop - start) >> shift, shift)
-            start = stop
+    def zap(self, leaf: Leaf, *, ending: bool = False) -> int:
+        """Empty an entry, after notification; returns how many bytes the host got."""
+        self.table.set(leaf.address, 0)
+        if not leaf.present:
+            self._memory.swap.release(leaf.slot)
+            self.swap_entries -= 1
+            return 0
+        area = self.areas.find(leaf.hva)
+        if area.pool:
+            area.pool.give_back(leaf.pfn, promised=not ending)
+            freed = 1 << leaf.shift
+        else:
+            freed = self.take_out(leaf) << PAGE_SHIFT
+        self._tap(HostTookBack(leaf.hva, leaf.pfn << PAGE_SHIFT, leaf.shift))
         return freed
 
-    def _table_of(self, hva: int, leaf_level: int) -> int | None:
-        """The table whose entries map the pages around ``hva``; None if there is none."""
-        table = self.root
-        for level in range(_LEVELS, leaf_level, -1):
-            entry = self._ram.load(table + (hva >> PAGE_SHIFT + 9 * (level - 1) & 511) * 8)
-            if not entry & 1:
-                return None
-            table = entry & _FRAME
-        return table
-
-    def _clear(self, slot: int, hva: int, count: int, shift: int) -> int:
-        """Clear ``count`` leaf entries from ``slot`` on and free what they mapped."""
-        entries = self._ram.words_at(slot, count)
-        present = np.flatnonzero(entries)
-        pages = entries[present] & _FRAME
-        self._ram.clear_words(slot, count)
-        for first, size in _runs(pages, 1 << shift):
-            self._ram.discard_run(first >> PAGE_SHIFT, size >> PAGE_SHIFT)
-            self._buddy.free_run(first >> PAGE_SHIFT, size >> PAGE_SHIFT)
-        if self._tap is not silent:
-            for index, page in zip(present.tolist(), pages.tolist(), strict=True):
-                self._tap(HostTookBack(hva + (index << shift), page, shift))
-        return len(pages) << shift
+    def take_out(self, leaf: Leaf) -> int:
+        """Empty the entry of an anonymous page; returns how many frames are free for that."""
+        self.table.set(leaf.address, 0)
+        self.rss -= 1 << leaf.shift - PAGE_SHIFT
+        if leaf.level == 2:
+            self.table.withdraw(leaf.address)
+            self._memory.free(leaf.pfn, 9)
+            return 512
+        if self._memory.frames.role[leaf.pfn] == Role.KSM:
+            return self._parts.ksm.unmapped(self, leaf)
+        if self._parts.huge.is_piece(leaf.pfn):
+            return self._parts.huge.piece_gone(self, leaf.pfn)
+        self._memory.free(leaf.pfn)
+        return 1
 
     def migrate(self, hva: int) -> int:
-        """Move the page of ``hva`` to another frame; returns where it is now.
+        """Move a small page to another frame, contents and all; returns the new frame number.
 
-        Compaction and NUMA balancing do so (Linux, mm/migrate.c).  Notifiers are told first, as
-        by `madvise_dontneed`.  Raises `BadAddress` if nothing backs ``hva``, `OutOfMemory` if there
-        is no frame to move to; then nothing has changed.
+        Raises `BadAddress` if nothing of that kind is there.
         """
-        found = self.translate(hva)
-        if found is None:
-            raise BadAddress(f"HVA {hva:#x} is not backed: there is no page to migrate")
-        size = 1 << found.shift
-        first, old = hva & -size, found.address & -size
-        new = self._buddy.alloc(found.shift - PAGE_SHIFT) << PAGE_SHIFT
-        for tell in self.notifiers:
-            tell(first, first + size)
-        for offset in range(0, size, PAGE_SIZE):
-            self._ram.discard(new + offset >> PAGE_SHIFT)
-            self._ram.write(new + offset, self._ram.read(old + offset, PAGE_SIZE))
-            self._ram.discard(old + offset >> PAGE_SHIFT)
-        leaf = found.path[-1]
-        self._ram.store(leaf.hpa, leaf.entry ^ old ^ new)
-        self._buddy.free(old >> PAGE_SHIFT, found.shift - PAGE_SHIFT)
-        self._tap(HostMigrated(first, old, new, found.shift))
-        return new | hva & size - 1
+        self._check_alive()
+        leaf = self.table.find(hva)
+        if leaf is None or not leaf.present or leaf.level > 1:
+            raise BadAddress(f"HVA {hva:#x} is backed by no page of 4K that could be migrated")
+        if self._parts.huge.is_piece(leaf.pfn) or self._memory.frames.role[leaf.pfn] == Role.KSM:
+            return leaf.pfn
+        pfn = self.frame()
+        now = self.table.find(hva)
+        if now is None or not now.present:  # swapped out to make room
+            self._memory.free(pfn)
+            return self.fault_in(hva).address >> PAGE_SHIFT
+        self.notify(leaf.hva, leaf.hva + PAGE_SIZE)
+        self._memory.contents.write(pfn, self._memory.contents.read(leaf.pfn))
+        self.table.set(leaf.address, pfn << PAGE_SHIFT | PAGE)
+        self.adopt(pfn, leaf.hva)
+        self._memory.free(leaf.pfn)
+        self._tap(HostMigrated(leaf.hva, leaf.pfn, pfn))
+        return pfn
 
-    def _area_shift(self, hva: int) -> int:
-        """The page shift of the area that holds ``hva``."""
-        for start, end, shift in self._areas:
-            if start <= hva < end:
-                return shift
-        raise BadAddress(f"HVA {hva:#x} is in no area of the process")
+    # -- the end ----------------------------------------------------------------------------
 
-    def _back(self, hva: int) -> None:
-        shift = self._area_shift(hva)
-        table = self.root
-        leaf_level = (shift - PAGE_SHIFT) // 9 + 1
-        for level in range(_LEVELS, leaf_level, -1):
-            slot = table + (hva >> PAGE_SHIFT + 9 * (level - 1) & 511) * 8
-            entry = self._ram.load(slot)
-            if not entry & 1:
-                entry = self._table() | _PRESENT_TABLE
-                self._ram.store(slot, entry)
-            table = entry & ~(PAGE_SIZE - 1)
-        page = self._buddy.alloc(shift - PAGE_SHIFT) << PAGE_SHIFT
-        slot = table + (hva >> shift & 511) * 8
-        self._ram.store(slot, page | _PRESENT_PAGE | (_PS if leaf_level > 1 else 0))
+    def kill(self) -> None:
+        """What the OOM killer does: the process ends, and whoever uses it is told why."""
+        self._end("was killed by the host's OOM killer; its VM is gone")
 
-    def _table(self) -> int:
-        pfn = self._buddy.alloc()
-        self._ram.discard(pfn)
+    def exit(self) -> None:
+        """The process ends and gives all its memory back."""
+        self._check_alive()
+        self._memory.processes.remove(self)
+        self._end("has ended")
+
+    def _end(self, how: str) -> None:
+        for area in self.areas:
+            self.notify(area.start, area.end)
+            leaves = list(self.table.between(area.start, area.end))
+            for leaf in leaves:
+                self.zap(leaf, ending=True)
+            if area.pool:
+                area.pool.unreserve((area.end - area.start >> area.shift) - len(leaves))
+        self.areas.clear()
+        self.table.release()
+        self._ended = how
+        for tell in self.on_exit:
+            tell()
+
+    def _check_alive(self) -> None:
+        if self._ended:
+            raise ProcessKilled(f"{self.name} {self._ended}")
+
+    def _alloc_table(self) -> int:
+        pfn = self._memory.alloc(Role.TABLE)
+        if self._ended:
+            self._memory.free(pfn)
+            self._check_alive()
         return pfn << PAGE_SHIFT
 
-
-def _runs(pages: NDArray[np.int64], step: int = PAGE_SIZE) -> Iterator[tuple[int, int]]:
-    """Addresses of pages of ``step`` bytes, each counted once, as (start, size) of runs."""
-    ordered = pages if (np.diff(pages) > 0).all() else np.unique(pages)
-    breaks = np.flatnonzero(np.diff(ordered) != step) + 1
-    firsts = ordered[np.append(0, breaks)] if ordered.size else ordered
-    lasts = ordered[np.append(breaks - 1, -1)] if ordered.size else ordered
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        yield first, last - first + step
+    def _free_table(self, table: int) -> None:
+        self._memory.free(table >> PAGE_SHIFT)

@@ -75,17 +75,17 @@ class HugetlbPool:
         self.reserved -= 1
         return self._free.pop()
 
-    def give_back(self, pfn: int) -> None:
-        """A mapping lost a page: it returns to the pool, or to the allocator if surplus."""
+    def give_back(self, pfn: int, *, promised: bool = False) -> None:
+        """A mapping lost a page: it is free again, or gone if it was a surplus page.
+
+        ``promised``: the mapping lives on, so the page stays reserved for it.
+        """
         self._memory.contents.clear(pfn, self._order)
         self._free.append(pfn)
-        if self.surplus:
+        self.reserved += promised
+        if self.surplus and not promised:
             self._shrink()
             self.surplus -= 1
-
-    def promise_again(self) -> None:
-        """A page that a living mapping gave back stays promised to it."""
-        self.reserved += 1
 
     def unreserve(self, count: int) -> None:
         """A mapping ended without having touched ``count`` of its pages."""

@@ -21,7 +21,6 @@ from kvmlab.linux.swap import Swap
 SWAP_CLUSTER_MAX = 32
 _DEF_PRIORITY = 12  # the first pass looks at 1/4096 of each list, the last one at all
 _GIB_SHIFT = 18  # pages to GiB
-_BACKED = np.array([int(role) for role in SWAP_BACKED], np.uint8)
 
 
 class Reclaim:
@@ -59,9 +58,8 @@ class Reclaim:
     def _shrink_lists(self, priority: int, target: int, by: str) -> int:
         left = self._scan_counts(priority)
         reclaimed = 0
-        while reclaimed < target and any(
-            left[lru] for lru in Lru if lru is not Lru.ACTIVE_ANON or left[Lru.INACTIVE_ANON]
-        ):
+        evictable = (Lru.INACTIVE_ANON, Lru.ACTIVE_FILE, Lru.INACTIVE_FILE)
+        while reclaimed < target and any(left[lru] for lru in evictable):
             for lru in Lru:
                 count = min(left[lru], self.batch)
                 left[lru] -= count
@@ -72,6 +70,8 @@ class Reclaim:
                         self._shrink_active(lru, count)
                 else:
                     reclaimed += self._shrink_inactive(lru, count, by)
+        if self.swap.free and self._inactive_is_low("anon"):
+            self._shrink_active(Lru.ACTIVE_ANON, self.batch)  # for the balance of the two lists
         return reclaimed
 
     def _scan_counts(self, priority: int) -> list[int]:
@@ -156,7 +156,7 @@ class Reclaim:
     def _pageout(self, pages: Pages) -> tuple[int, Pages]:
         """Evict pages; returns how many are free now, and those that could not go."""
         frames = self._frames
-        backed = np.isin(frames.role[pages], _BACKED)
+        backed = np.isin(frames.role[pages], SWAP_BACKED)
         anon, file = pages[backed], pages[~backed]
         slots = self.swap.alloc(len(anon))
         anon, homeless = anon[: len(slots)], anon[len(slots) :]

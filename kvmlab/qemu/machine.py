@@ -4,7 +4,7 @@ Devices: a virtio balloon, behind the registers of virtio-mmio as QEMU's microvm
 """
 
 from kvmlab.base.clock import Clock
-from kvmlab.base.errors import Overlap
+from kvmlab.base.errors import OutOfMemory, Overlap
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.formats import Format
 from kvmlab.host.kernel import Host
@@ -37,7 +37,7 @@ class Qemu:
         self.vm = Vm(host, self.process, tap)
         self.memory = memory_map(size)
         self.monitor = Monitor(self.vm, clock, tap)
-        hva = self.process.mmap(size, page_shift)
+        hva = self._map_memory(size, page_shift)
         for number, (gpa, length) in enumerate(self.memory):
             self.vm.set_region(number, gpa, length, hva)
             hva += length
@@ -55,6 +55,14 @@ class Qemu:
                     f"{slot.gpa + slot.size - 1:#x}"
                 )
         self.vm.mmio.attach(gpa, size, device)
+
+    def _map_memory(self, size: int, page_shift: int) -> int:
+        try:
+            return self.process.mmap(size, page_shift)
+        except OutOfMemory as error:  # as QEMU says it of memory-backend-file
+            raise OutOfMemory(
+                "unable to map backing store for guest RAM: Cannot allocate memory"
+            ) from error
 
     def load_firmware(self, fmt: Format) -> None:
         """Put the boot page tables into guest memory."""

@@ -1,0 +1,343 @@
+"""KSM: pages of equal contents become one read-only page, until somebody writes.
+
+Linux, mm/ksm.c; Documentation/admin-guide/mm/ksm.rst.  The trees are dictionaries by a digest of
+the contents, and every match is compared byte by byte.  As in the kernel the unstable tree's pages
+may change under it, so it is thrown away at each full scan.  Left out: NUMA, use_zero_pages,
+smart_scan.  A written page leaves the counts at once, where Linux waits for the next scan.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.base.clock import MILLISECOND, Clock
+from kvmlab.base.errors import BadChoice, ProcessKilled
+from kvmlab.base.tap import Tap
+from kvmlab.host.areas import base_of_huge
+from kvmlab.host.page_table import PAGE, WRITABLE, Leaf
+from kvmlab.host.records import HostMerged, HostUnshared
+from kvmlab.linux.frames import Pages, Role
+from kvmlab.linux.memory import Memory
+from kvmlab.linux.records import VmEvent
+
+if TYPE_CHECKING:
+    from kvmlab.host.address_space import AddressSpace
+    from kvmlab.host.areas import Area
+    from kvmlab.host.huge_pages import HugePages
+
+STOP, RUN, UNMERGE = 0, 1, 2
+_ITEM_BYTES = 64  # struct ksm_rmap_item
+_CHUNK = PAGE_SIZE << 9
+_READ_ONLY = PAGE & ~WRITABLE
+Place = tuple[int, int]
+"""A page of a process: the process's number and the HVA."""
+
+
+@dataclass(slots=True)
+class Settings:
+    """/sys/kernel/mm/ksm."""
+
+    pages_to_scan: int = 100
+    sleep_millisecs: int = 20
+    max_page_sharing: int = 256
+
+
+@dataclass(slots=True)
+class _Item:
+    """What is known of one page that was scanned (struct ksm_rmap_item)."""
+
+    digest: bytes
+    seen: int
+
+
+@dataclass(slots=True)
+class _Node:
+    """A page of the stable tree and all that map it (struct ksm_stable_node)."""
+
+    pfn: int
+    digest: bytes
+    mappers: dict[Place, "AddressSpace"] = field(default_factory=dict)
+
+
+class Ksm:
+    """The KSM of one host, over the processes in ``spaces``; it owns the merged pages."""
+
+    def __init__(
+        self, memory: Memory, huge: "HugePages", spaces: Sequence["AddressSpace"], tap: Tap
+    ) -> None:
+        self._memory, self._huge, self._spaces, self._tap = memory, huge, spaces, tap
+        self.settings = Settings()
+        self.full_scans = 0
+        self._run = STOP
+        self._number = memory.register(self)
+        self._stable: dict[bytes, list[_Node]] = {}
+        self._nodes: dict[int, _Node] = {}
+        self._unstable: dict[bytes, tuple[AddressSpace, int]] = {}
+        self._unshared: set[Place] = set()
+        self._items: dict[Place, _Item] = {}
+        self._pass: Iterator[tuple[AddressSpace, int]] = iter(())
+
+    # -- sysfs ------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> int:
+        """0 stopped, 1 running, 2 stopped and everything unmerged."""
+        return self._run
+
+    @run.setter
+    def run(self, value: int) -> None:
+        if value not in (STOP, RUN, UNMERGE):
+            raise BadChoice(f"KSM's run is 0, 1 or 2, not {value}")
+        self._run = value
+        if value == UNMERGE:
+            for place, space in [
+                one for node in self._nodes.values() for one in node.mappers.items()
+            ]:
+                self._unshare_at(space, place[1])
+            self._forget_all()
+
+    @property
+    def pages_shared(self) -> int:
+        """Shared pages in use."""
+        return len(self._nodes)
+
+    @property
+    def pages_sharing(self) -> int:
+        """How many more places map them: what is saved, in pages."""
+        return sum(len(node.mappers) for node in self._nodes.values()) - len(self._nodes)
+
+    @property
+    def pages_unshared(self) -> int:
+        """Pages that are unique so far but are looked at again and again."""
+        return len(self._unshared)
+
+    @property
+    def pages_volatile(self) -> int:
+        """Pages that changed since they were last looked at."""
+        known = len(self._items) - self.pages_shared - self.pages_sharing
+        return known - self.pages_unshared
+
+    @property
+    def general_profit(self) -> int:
+        """Bytes saved, less what the bookkeeping of Linux takes (64-bit)."""
+        return self.pages_sharing * PAGE_SIZE - len(self._items) * _ITEM_BYTES
+
+    # -- scanning -----------------------------------------------------------------------------
+
+    def start(self, clock: Clock) -> None:
+        """ksmd: scan, sleep, scan, for as long as ``clock`` runs."""
+
+        def wake() -> None:
+            if self._run == RUN:
+                self.scan(self.settings.pages_to_scan)
+            clock.after(self.settings.sleep_millisecs * MILLISECOND, wake)
+
+        clock.after(self.settings.sleep_millisecs * MILLISECOND, wake)
+
+    def scan(self, count: int) -> None:
+        """Look at the next ``count`` pages; the end of a full scan ends the batch."""
+        for _ in range(count):
+            found = next(self._pass, None)
+            if found is None:
+                self._begin_pass()
+                return
+            self._look(*found)
+
+    def _begin_pass(self) -> None:
+        self._items = {at: one for at, one in self._items.items() if one.seen == self.full_scans}
+        self._unshared &= self._items.keys()
+        self._unstable.clear()
+        self._pass = self._candidates()
+        self.full_scans += 1
+
+    def _candidates(self) -> Iterator[tuple["AddressSpace", int]]:
+        """Every page present in a mergeable area, in the order of processes and addresses."""
+        for space in list(self._spaces):
+            for area in list(space.areas):
+                for base in range(base_of_huge(area.start), area.end, _CHUNK):
+                    if not area.mergeable or area.pool or not space.alive:
+                        break
+                    start, end = max(base, area.start), min(base + _CHUNK, area.end)
+                    for leaf in list(space.table.between(start, end)):
+                        for hva in range(leaf.hva, leaf.hva + (1 << leaf.shift), PAGE_SIZE):
+                            yield space, hva
+
+    def _look(self, space: "AddressSpace", hva: int) -> None:
+        """One page: into the stable tree, the unstable one, or neither (cmp_and_merge_page())."""
+        leaf = space.table.find(hva) if space.alive else None
+        if leaf is None or not leaf.present:
+            return
+        place = space.number, hva
+        item = self._items.setdefault(place, _Item(b"", self.full_scans))
+        item.seen = self.full_scans
+        pfn = leaf.pfn + (hva - leaf.hva >> PAGE_SHIFT)
+        if pfn in self._nodes:
+            return
+        self._unshared.discard(place)
+        data = self._memory.contents.read(pfn)
+        digest = blake2b(data, digest_size=16).digest()
+        if node := self._roomy(digest, data):
+            self._merge(node, space, hva)
+        elif item.digest != digest:
+            item.digest = digest
+        elif partner := self._partner(digest, data, place):
+            node = self._found(digest, *partner)
+            self._merge(node, space, hva)
+        else:
+            self._unstable[digest] = space, hva
+            self._unshared.add(place)
+
+    def _roomy(self, digest: bytes, data: bytes) -> _Node | None:
+        """The fullest stable page of these contents that may have one mapping more."""
+        fit = [
+            node
+            for node in self._stable.get(digest, ())
+            if len(node.mappers) < self.settings.max_page_sharing
+            and self._memory.contents.read(node.pfn) == data
+        ]
+        return max(fit, key=lambda node: len(node.mappers), default=None)
+
+    def _partner(
+        self, digest: bytes, data: bytes, place: Place
+    ) -> tuple["AddressSpace", int] | None:
+        """A page of the unstable tree that still has these contents."""
+        found = self._unstable.get(digest)
+        if found is None or (found[0].number, found[1]) == place or not found[0].alive:
+            return None
+        leaf = found[0].table.find(found[1])
+        if leaf is None or not leaf.present:
+            return None
+        pfn = leaf.pfn + (found[1] - leaf.hva >> PAGE_SHIFT)
+        same = pfn not in self._nodes and self._memory.contents.read(pfn) == data
+        return found if same else None
+
+    # -- merging ------------------------------------------------------------------------------
+
+    def _found(self, digest: bytes, space: "AddressSpace", hva: int) -> _Node:
+        """Make a page of the unstable tree a stable, read-only one."""
+        leaf = self._small(space, hva)
+        space.notify(hva, hva + PAGE_SIZE)
+        space.table.set(leaf.address, leaf.entry & ~WRITABLE)
+        frames = self._memory.frames
+        frames.role[leaf.pfn], frames.mapping[leaf.pfn] = Role.KSM, self._number
+        place = space.number, hva
+        node = self._nodes[leaf.pfn] = _Node(leaf.pfn, digest, {place: space})
+        self._stable.setdefault(digest, []).append(node)
+        self._unstable.pop(digest, None)
+        self._unshared.discard(place)
+        self._tap(HostMerged(hva, leaf.pfn << PAGE_SHIFT))
+        return node
+
+    def _merge(self, node: _Node, space: "AddressSpace", hva: int) -> None:
+        """Let a page of the same contents go and map the stable one in its place."""
+        leaf = self._small(space, hva)
+        space.notify(hva, hva + PAGE_SIZE)
+        space.table.set(leaf.address, node.pfn << PAGE_SHIFT | _READ_ONLY)
+        node.mappers[space.number, hva] = space
+        self._memory.free(leaf.pfn)
+        self._tap(HostMerged(hva, node.pfn << PAGE_SHIFT))
+
+    def _small(self, space: "AddressSpace", hva: int) -> Leaf:
+        """The entry of a page that is no part of a huge one; a huge page is split for that."""
+        leaf = self._at(space, hva)
+        if leaf.level == 2 or self._huge.is_piece(leaf.pfn):
+            self._huge.split_now(space, leaf.pfn & -512)
+            leaf = self._at(space, hva)
+        return leaf
+
+    @staticmethod
+    def _at(space: "AddressSpace", hva: int) -> Leaf:
+        leaf = space.table.find(hva)
+        assert leaf is not None  # noqa: S101  it was present when its contents were compared
+        return leaf
+
+    # -- and back -----------------------------------------------------------------------------
+
+    def unshare(self, space: "AddressSpace", leaf: Leaf) -> None:
+        """A write: the process gets a copy of its own (do_wp_page(), break_ksm())."""
+        pfn = space.frame()
+        now = space.table.find(leaf.hva)
+        if now is None or now.entry != leaf.entry:  # it went to swap to make room
+            self._memory.free(pfn)
+            space.fault_in(leaf.hva)
+            return
+        self._memory.contents.write(pfn, self._memory.contents.read(leaf.pfn))
+        space.notify(leaf.hva, leaf.hva + PAGE_SIZE)
+        space.rss -= 1
+        space.map_page(leaf.hva, pfn, leaf.address)
+        self.unmapped(space, leaf)
+        self._tap(VmEvent("cow_ksm"))
+        self._tap(HostUnshared(leaf.hva, leaf.pfn << PAGE_SHIFT, pfn << PAGE_SHIFT))
+
+    def unmapped(self, space: "AddressSpace", leaf: Leaf) -> int:
+        """An entry of a stable page is gone; returns how many frames are free for that."""
+        node = self._nodes[leaf.pfn]
+        del node.mappers[space.number, leaf.hva]
+        if node.mappers:
+            return 0
+        self._drop(node)
+        self._memory.free(leaf.pfn)
+        return 1
+
+    def unmerge(self, space: "AddressSpace", area: "Area") -> None:
+        """An area is mergeable no more: what is shared there is copied."""
+        for leaf in list(space.table.between(area.start, area.end)):
+            if leaf.present and leaf.pfn in self._nodes:
+                self._unshare_at(space, leaf.hva)
+
+    def _unshare_at(self, space: "AddressSpace", hva: int) -> None:
+        leaf = space.table.find(hva) if space.alive else None
+        if leaf and leaf.present and leaf.pfn in self._nodes:
+            with suppress(ProcessKilled):  # copying everything may well need too much
+                self.unshare(space, leaf)
+
+    def _drop(self, node: _Node) -> None:
+        del self._nodes[node.pfn]
+        chain = self._stable[node.digest]
+        chain.remove(node)
+        if not chain:
+            del self._stable[node.digest]
+
+    def _forget_all(self) -> None:
+        self._items.clear()
+        self._unshared.clear()
+        self._unstable.clear()
+        self._pass = iter(())
+
+    # -- what reclaim asks (linux/mapping.py) ---------------------------------------------
+
+    def referenced(self, pages: Pages) -> NDArray[np.int64]:
+        """By how many of its mappers each page was accessed."""
+        return np.array(
+            [
+                sum(
+                    space.pages.age(hva, PAGE_SIZE)
+                    for (_, hva), space in self._nodes[pfn].mappers.items()
+                )
+                for pfn in pages.tolist()
+            ],
+            np.int64,
+        )
+
+    def unmap(self, pages: Pages, slots: Pages) -> NDArray[np.bool_]:
+        """Shared pages go to swap; there each has one slot for all its mappers."""
+        for pfn, slot in zip(pages.tolist(), slots.tolist(), strict=True):
+            node = self._nodes[pfn]
+            self._memory.swap.share(slot, len(node.mappers) - 1)
+            for (_, hva), space in node.mappers.items():
+                space.pages.evict(hva, slot)
+            self._drop(node)
+        return np.ones(len(pages), np.bool_)
+
+    def write_back(self, pages: Pages) -> None:
+        """Nothing: merged pages are of no file."""
+
+    def split(self, page: int) -> Pages:
+        """Nothing to do: merged pages are small."""
+        return np.array([page], np.int64)

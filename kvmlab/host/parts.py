@@ -1,0 +1,36 @@
+"""The parts of the host's memory management that every process uses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvmlab.base.addresses import PAGE_SHIFT
+from kvmlab.base.errors import BadSize
+from kvmlab.base.tap import Tap
+from kvmlab.hardware.ram import Ram
+from kvmlab.linux.hugetlb import HugetlbPool
+from kvmlab.linux.memory import Memory
+
+if TYPE_CHECKING:
+    from kvmlab.host.huge_pages import HugePages
+    from kvmlab.host.ksm import Ksm
+
+
+@dataclass(slots=True)
+class Parts:
+    """One kernel's memory, its transparent huge pages, its pools and its KSM."""
+
+    ram: Ram
+    memory: Memory
+    huge: "HugePages"
+    ksm: "Ksm"
+    pools: Mapping[int, HugetlbPool]
+    tap: Tap
+
+    def pool(self, shift: int) -> HugetlbPool | None:
+        """The hugetlb pool of pages of 2**shift bytes; None for 4 KiB.  Raises `BadSize`."""
+        if shift == PAGE_SHIFT:
+            return None
+        if shift not in self.pools:
+            raise BadSize(f"pages of {1 << shift:#x} bytes are no host pages: use 4K, 2M or 1G")
+        return self.pools[shift]

@@ -1,0 +1,69 @@
+"""What reclaim asks about the pages of a host process (linux/mapping.py)."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.host.page_table import ACCESSED, swap_entry
+from kvmlab.host.parts import Parts
+from kvmlab.host.records import HostSwappedOut
+from kvmlab.linux.frames import Pages
+
+if TYPE_CHECKING:
+    from kvmlab.host.address_space import AddressSpace
+
+
+class ProcessPages:
+    """Answers for the anonymous pages of ``space``, through its page table and notifiers."""
+
+    def __init__(self, space: "AddressSpace", parts: Parts) -> None:
+        self._space, self._parts = space, parts
+
+    def referenced(self, pages: Pages) -> NDArray[np.int64]:
+        """Whether each page was accessed through this table or through others' of it."""
+        frames = self._parts.memory.frames
+        spans = zip(frames.index[pages].tolist(), frames.order[pages].tolist(), strict=True)
+        return np.array(
+            [self.age(index << PAGE_SHIFT, PAGE_SIZE << order) for index, order in spans], np.int64
+        )
+
+    def age(self, hva: int, size: int) -> bool:
+        """Whether a range was accessed since last asked; its A bits are clear then."""
+        young = False
+        for leaf in self._space.table.between(hva, hva + size):
+            if leaf.present and leaf.entry & ACCESSED:
+                self._space.table.set(leaf.address, leaf.entry & ~ACCESSED)
+                young = True
+        return any([ask(hva, hva + size) for ask in self._space.agers]) or young  # noqa: C419  ask all
+
+    def unmap(self, pages: Pages, slots: Pages) -> NDArray[np.bool_]:
+        """Pages of one frame go to their swap slots."""
+        indexes = self._parts.memory.frames.index[pages].tolist()
+        return np.array(
+            [
+                self.evict(index << PAGE_SHIFT, slot)
+                for index, slot in zip(indexes, slots.tolist(), strict=True)
+            ],
+            np.bool_,
+        )
+
+    def evict(self, hva: int, slot: int) -> bool:
+        """The entry of a small page names a swap slot from now on; False if there is none."""
+        leaf = self._space.table.find(hva)
+        if leaf is None or not leaf.present:
+            return False
+        self._space.notify(hva, hva + PAGE_SIZE)
+        self._space.table.set(leaf.address, swap_entry(slot))
+        self._space.rss -= 1
+        self._space.swap_entries += 1
+        self._parts.tap(HostSwappedOut(hva, leaf.pfn << PAGE_SHIFT, slot))
+        return True
+
+    def write_back(self, pages: Pages) -> None:
+        """Nothing: the memory of a process is of no file."""
+
+    def split(self, page: int) -> Pages:
+        """Split a huge page into frames of their own."""
+        return self._parts.huge.split_page(self._space, page)
