@@ -1,0 +1,101 @@
+"""No byte is lost: reclaim, swap, KSM, split, collapse and migration against a shadow copy."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kvmlab.host.ksm import RUN, STOP, UNMERGE
+from tests.host.setting import HUGE, Setting
+
+PAGES = 1024  # of each process: two blocks of 2 MiB
+WHO = st.integers(0, 1)
+PAGE = st.one_of(st.integers(0, PAGES - 1), st.integers(0, 15))
+
+
+class ContentsSurvive(RuleBasedStateMachine):
+    """Two processes of 4 MiB on a host of 9, with 8 MiB of swap."""
+
+    @initialize(enabled=st.sampled_from(["always", "never"]), empty=st.sampled_from([511, 64]))
+    def boot(self, enabled, empty):
+        self.setting = Setting(9, 8, min_free_kbytes=128)
+        self.host = self.setting.host
+        self.host.huge.enabled = enabled
+        self.host.khugepaged.settings.max_ptes_none = empty
+        self.host.ksm.run = RUN
+        self.places = []
+        for _ in range(2):
+            space, hva = self.setting.process(6)
+            space.advise_mergeable(hva, wanted=True)
+            self.places.append((space, -(-hva // HUGE) * HUGE))
+        self.shadow = {}
+
+    def at(self, who, page):
+        space, base = self.places[who]
+        return space, base + page * 4096
+
+    @rule(who=WHO, page=PAGE, value=st.integers(0, 5))
+    def write(self, who, page, value):
+        self.setting.write(*self.at(who, page), value)
+        self.shadow[who, page] = value
+
+    @rule(who=WHO, first=PAGE, count=st.integers(1, 600), value=st.integers(1, 5))
+    def fill(self, who, first, count, value):
+        for page in range(first, min(first + count, PAGES)):
+            self.write(who, page, value + page % 7)
+
+    @rule(who=WHO, page=PAGE)
+    def read(self, who, page):
+        assert self.setting.read(*self.at(who, page)) == self.shadow.get((who, page), 0)
+
+    @rule(who=WHO, page=PAGE, count=st.integers(1, 600))
+    def drop(self, who, page, count):
+        count = min(count, PAGES - page)
+        space, hva = self.at(who, page)
+        space.madvise_dontneed(hva, count * 4096)
+        for one in range(page, page + count):
+            self.shadow.pop((who, one), None)
+
+    @rule(who=WHO, page=PAGE)
+    def migrate(self, who, page):
+        space, hva = self.at(who, page)
+        leaf = space.table.find(hva)
+        if leaf and leaf.present and leaf.level == 1:
+            space.migrate(hva)
+
+    @rule(count=st.integers(1, 400))
+    def reclaim(self, count):
+        self.host.memory.reclaim.shrink(count, "direct")
+
+    @rule()
+    def split(self):
+        self.host.huge.split_deferred()
+
+    @rule(enabled=st.sampled_from(["always", "never"]))
+    def collapse(self, enabled):
+        self.host.huge.enabled = enabled
+        self.host.khugepaged.scan()
+
+    @rule(count=st.sampled_from([100, 5000]))
+    def merge(self, count):
+        for _ in range(3):
+            self.host.ksm.scan(count)
+
+    @rule(value=st.sampled_from([STOP, UNMERGE]))
+    def unmerge(self, value):
+        self.host.ksm.run = value
+        self.host.ksm.run = RUN
+
+    @invariant()
+    def every_frame_has_one_role(self):
+        if hasattr(self, "setting"):
+            self.setting.check()
+
+    def teardown(self):
+        if hasattr(self, "setting"):
+            for (who, page), value in self.shadow.items():
+                assert self.setting.read(*self.at(who, page)) == value
+            assert self.setting.stat["oom_kill"] == 0
+
+
+TestContentsSurvive = ContentsSurvive.TestCase
+TestContentsSurvive.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
