@@ -37,6 +37,7 @@ Notifier = Callable[[int, int], None]
 Ager = Callable[[int, int], bool]
 """Whether [start, end) was accessed through others' tables since last asked: clear_flush_young."""
 _HUGE = PAGE_SIZE << 9
+_KILLED = "was killed by the host's OOM killer; its VM is gone"
 
 
 class AddressSpace:
@@ -53,6 +54,8 @@ class AddressSpace:
         self.oom_score_adj = 0
         self.rss = self.swap_entries = 0  # in pages; pages of hugetlbfs are in neither
         self._ended = ""
+        self._doomed = False
+        self.held: int | None = None
         self.pages = ProcessPages(self, parts)
         self.number = parts.memory.register(self.pages)
         self.table = PageTable(parts.ram, self._alloc_table, self._free_table)
@@ -300,9 +303,31 @@ class AddressSpace:
 
     # -- the end ----------------------------------------------------------------------------
 
-    def kill(self) -> None:
-        """What the OOM killer does: the process ends, and whoever uses it is told why."""
-        self._end("was killed by the host's OOM killer; its VM is gone")
+    def hold(self, hva: int) -> None:
+        """A virtual CPU that exited works with the page at ``hva``: reclaim lets it be.
+
+        What `fault_in` said of it holds until `release` (get_user_pages()' reference).
+        """
+        self.held = hva
+
+    def release(self) -> None:
+        """It goes back to the guest; raises `ProcessKilled` if it was killed meanwhile."""
+        self.held = None
+        if self._doomed:
+            self._doomed = False
+            self._end(_KILLED)
+            self._check_alive()
+
+    def kill(self) -> bool:
+        """What the OOM killer does: the process ends, and whoever uses it is told why.
+
+        False, and it ends in `release`, if one of its virtual CPUs is in the kernel just now.
+        """
+        if self.held is not None:
+            self._doomed = True
+            return False
+        self._end(_KILLED)
+        return True
 
     def exit(self) -> None:
         """The process ends and gives all its memory back."""

@@ -327,13 +327,17 @@ class Ksm:
 
     def unmap(self, pages: Pages, slots: Pages) -> NDArray[np.bool_]:
         """Shared pages go to swap; there each has one slot for all its mappers."""
-        for pfn, slot in zip(pages.tolist(), slots.tolist(), strict=True):
+        gone = np.ones(len(pages), np.bool_)
+        for number, (pfn, slot) in enumerate(zip(pages.tolist(), slots.tolist(), strict=True)):
             node = self._nodes[pfn]
+            if any(space.pages.holds(hva, PAGE_SIZE) for (_, hva), space in node.mappers.items()):
+                gone[number] = False
+                continue
             self._memory.swap.share(slot, len(node.mappers) - 1)
             for (_, hva), space in node.mappers.items():
                 space.pages.evict(hva, slot)
             self._drop(node)
-        return np.ones(len(pages), np.bool_)
+        return gone
 
     def write_back(self, pages: Pages) -> None:
         """Nothing: merged pages are of no file."""

@@ -50,9 +50,9 @@ class ProcessPages:
         )
 
     def evict(self, hva: int, slot: int) -> bool:
-        """The entry of a small page names a swap slot from now on; False if there is none."""
+        """The entry of a small page names a swap slot from now on; False if it must stay."""
         leaf = self._space.table.find(hva)
-        if leaf is None or not leaf.present:
+        if leaf is None or not leaf.present or leaf.level > 1 or self.holds(hva, PAGE_SIZE):
             return False
         self._space.notify(hva, hva + PAGE_SIZE)
         self._space.table.set(leaf.address, swap_entry(slot))
@@ -65,5 +65,13 @@ class ProcessPages:
         """Nothing: the memory of a process is of no file."""
 
     def split(self, page: int) -> Pages:
-        """Split a huge page into frames of their own."""
+        """Split a huge page into frames of their own, unless a virtual CPU works with it."""
+        hva = int(self._parts.memory.frames.index[page]) << PAGE_SHIFT
+        if self.holds(hva, PAGE_SIZE << 9):
+            return np.array([page], np.int64)
         return self._parts.huge.split_page(self._space, page)
+
+    def holds(self, hva: int, size: int) -> bool:
+        """Whether a virtual CPU that exited works with a page of this range."""
+        held = self._space.held
+        return held is not None and hva <= held < hva + size

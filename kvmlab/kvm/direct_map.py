@@ -73,7 +73,7 @@ class DirectMap:
     def _map(self, gpa: int, backing: Backing, level: int) -> bool:
         """Set the leaf at ``level``; whether that changed anything."""
         entry = self.tree.reach(gpa, level)
-        write = self.writable(backing.slot, gpa)
+        write = self.writable(backing.slot, gpa) and bool(backing.rights & WRITE)
         first = backing.host.address & ~((1 << shift_of(level)) - 1)
         execute = self.nx is None or level == 1
         spte = self.bits.make(first, large=level > 1, write=write, execute=execute)

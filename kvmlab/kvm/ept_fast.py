@@ -4,7 +4,7 @@ Linux, arch/x86/kvm/mmu/mmu.c: fast_page_fault(), page_fault_can_be_fast().
 """
 
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.hardware.records import Kind
+from kvmlab.hardware.records import WRITE, Kind
 from kvmlab.kvm.direct_map import DirectMap
 from kvmlab.kvm.ept_entries import WRITABLE
 from kvmlab.kvm.memslots import LOG_DIRTY_PAGES
@@ -26,6 +26,9 @@ def fast_fault(vm: Vm, direct: DirectMap, gpa: int, kind: Kind) -> str:
     spte = bits.restored(leaf.spte)
     if write and not spte & WRITABLE:
         if not direct.writable(slot, gpa) or (leaf.level > 1 and slot.flags & LOG_DIRTY_PAGES):
+            return ""
+        backing = vm.look(gpa)  # KVM keeps in a bit of the entry whether the host lets it write
+        if backing is None or not backing.rights & WRITE:
             return ""
         spte |= WRITABLE | bits.dirty
         vm.mark_dirty(gpa)

@@ -105,7 +105,7 @@ class EptMmu:
         gpa, kind = reason.gpa, self._kind(reason)
         if outcome := fast_fault(self.vm, self.direct, gpa, kind):
             return outcome
-        backing = self.vm.back(gpa)
+        backing = self.vm.back(gpa, write=kind is Kind.WRITE)
         if backing is None:
             self.direct.mmio.remember(gpa)
         if backing is None or (kind is Kind.WRITE and not backing.slot.rights & WRITE):

@@ -41,7 +41,7 @@ class Fetch:
         self, root: ShadowPage, gva: int, mapped: Mapped, backing: Backing, *, write: bool
     ) -> Outcome:
         """Build the shadow path from ``root`` to ``gva``, set its leaf, prefetch around it."""
-        access = self._access(root, mapped, write=write) & backing.slot.rights
+        access = self._access(root, mapped, write=write) & backing.rights
         page = self._through_tables(root, gva, mapped)
         leaf = self._largest_leaf(mapped, backing)
         page = self._through_page(page, gva, mapped, leaf, access)
@@ -161,7 +161,7 @@ class Fetch:
         return True
 
     def _set(self, slot: Slot, pte: Pte, backing: Backing) -> None:
-        access = pte.access & slot.page.role.access & backing.slot.rights
+        access = pte.access & slot.page.role.access & backing.rights
         self._sptes.set(slot, pte.gfn, page_of(backing.host.address, 1), access, Why.PREFETCH)
 
 

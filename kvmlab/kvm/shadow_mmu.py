@@ -181,8 +181,8 @@ class ShadowMmu:
 
     def _serve(self, gva: int, code: int, kind: Kind, mapped: Mapped) -> Outcome:
         """A fault that the guest's tables do not explain: emulate, or fill."""
-        backing = self._vm.back(mapped.address)
         write, gfn = kind is Kind.WRITE, mapped.address >> PAGE_SHIFT
+        backing = self._vm.back(mapped.address, write=write)
         if backing is None and self._mmio.caching:
             slot, access = self._fetch.path(self._root_page(gva), gva, mapped, write=write)
             self._mmio.remember(slot, mapped.address, access)

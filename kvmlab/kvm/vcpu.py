@@ -49,10 +49,16 @@ class Vcpu:
         return self.cpu.in_guest and self.vm.loaded is not self
 
     def handle(self, reason: VmExit) -> None:
-        """Serve one exit and leave the VMCS ready for VM entry."""
+        """Serve one exit and leave the VMCS ready for VM entry.
+
+        Raises `ProcessKilled` if that cost the VMM its life, and whenever it is used later.
+        """
         self.vm.loaded = self
-        self._serve(reason)
-        self.prepare_entry()
+        try:
+            self._serve(reason)
+            self.vm.vmm.release()
+        finally:
+            self.prepare_entry()
 
     def prepare_entry(self) -> None:
         """What must be done before the guest goes on: a root, then the flushes asked for.

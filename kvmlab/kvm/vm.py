@@ -40,6 +40,14 @@ class Backing:
     hva: int
     host: Mapped
 
+    @property
+    def rights(self) -> int:
+        """What the guest may do there: what slot and host page both allow.
+
+        The host's page is read-only while it is shared by KSM, until a write asks for a copy.
+        """
+        return self.slot.rights & self.host.rights
+
 
 class Vm:
     """Guest-physical memory: GPA -> HVA by memslot, HVA -> HPA by the VMM's page table.
@@ -61,6 +69,8 @@ class Vm:
         self.on_age: list[Ager] = []  # MMUs age some: kvm_age_gfn(), kvm_test_age_gfn()
         self.mmio, self.ports = Bus("GPA", tap), Bus("port", tap)  # devices behind addresses
         vmm.notifiers.append(self._host_takes)
+        vmm.agers.append(self.clear_flush_young)
+        vmm.on_exit.append(self._vmm_gone)
 
     @property
     def ram(self) -> Ram:
@@ -134,6 +144,11 @@ class Vm:
             yield
         self.go_on()
 
+    def _vmm_gone(self) -> None:
+        """The VMM ended, so what the MMUs built is of no use (mmu_notifier_release)."""
+        for drop in self.on_slot_gone:
+            drop()
+
     def go_on(self) -> None:
         """The host changed something: its virtual CPUs do what that asks of them, at once.
 
@@ -161,14 +176,18 @@ class Vm:
             young = [age(gpas, clear=clear) for gpas in ranges for age in self.on_age]
         return any(young)
 
-    def back(self, gpa: int) -> Backing | None:
-        """Where ``gpa`` is, faulted into the host if need be; None outside every slot."""
+    def back(self, gpa: int, *, write: bool = True) -> Backing | None:
+        """Where ``gpa`` is, faulted into the host if need be; None outside every slot.
+
+        The host lets the page be until VM entry.  Raises `ProcessKilled` if the VMM is no more.
+        """
         slot = self.slots.find(gpa)
         if slot is None:
             return None
         hva = slot.hva_of(gpa)
         self.tap(SlotLookup(gpa, slot.slot, hva))
-        return Backing(slot, hva, self.vmm.fault_in(hva))
+        self.vmm.hold(hva)
+        return Backing(slot, hva, self.vmm.fault_in(hva, write=write))
 
     def look(self, gpa: int) -> Backing | None:
         """Where ``gpa`` is now, without any effect; None if it is in no slot or not backed."""
@@ -183,3 +202,5 @@ class Vm:
         """Write guest memory from the host's side, within one page."""
         if backing := self.back(gpa):
             self.ram.write(backing.host.address, data)
+        if self.loaded is None or self.loaded.cpu.in_guest:
+            self.vmm.release()

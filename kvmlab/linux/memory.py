@@ -142,17 +142,21 @@ class Memory:
                     f"the min watermark is {self.zone.marks.min}"
                 )
             if failures > _MAX_RECLAIM_RETRIES:
-                self._out_of_memory()
+                if not self._out_of_memory():
+                    return
                 failures = 0
 
     def _shrink(self, want: int, by: str) -> int:
         reclaimed = self.reclaim.shrink(want, by)
         return reclaimed + sum(shrink() for shrink in self.shrinkers)
 
-    def _out_of_memory(self) -> None:
-        """Ask those who can give pages back; else kill the worst process (out_of_memory())."""
+    def _out_of_memory(self) -> bool:
+        """Ask those who can give pages back; else kill the worst process (out_of_memory()).
+
+        False if the reserves must do until the killed process is gone.
+        """
         if sum(notify() for notify in self.oom_notifiers):
-            return
+            return True
         found = worst(self.processes, self.zone.managed + self.swap.total)
         if found is None:
             raise MachineCheck("Kernel panic - not syncing: System is deadlocked on memory")
@@ -160,7 +164,7 @@ class Memory:
         self._tap(VmEvent("oom_kill"))
         self._tap(OomKill(victim.name, points, victim.rss, victim.swap_entries, victim.table_pages))
         self.processes.remove(victim)
-        victim.kill()
+        return victim.kill()
 
     def _release(self, pages: Pages) -> None:
         """Free pages of one frame each that reclaim has taken off the lists."""

@@ -27,8 +27,12 @@ class Killable(Protocol):
     def table_pages(self) -> int:
         """Pages of page tables."""
 
-    def kill(self) -> None:
-        """End it; its memory goes back at once (oom_reaper)."""
+    def kill(self) -> bool:
+        """End it; whether its memory is free already.
+
+        It is not while the process itself runs in the kernel: it may then use the reserves below
+        the min mark until it gets out (ALLOC_OOM).
+        """
 
 
 def badness(process: Killable, total: int) -> int | None:

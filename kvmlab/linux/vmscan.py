@@ -150,7 +150,8 @@ class Reclaim:
         pieces = [pages[~huge]]
         for page in pages[huge]:
             pieces.append(self._mappings[self._frames.mapping[page]].split(int(page)))
-            self._tap(VmEvent("thp_split_page"))
+            if not self._frames.order[page]:
+                self._tap(VmEvent("thp_split_page"))
         return np.concatenate(pieces)
 
     def _pageout(self, pages: Pages) -> tuple[int, Pages]:

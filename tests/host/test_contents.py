@@ -9,6 +9,7 @@ from tests.host.setting import HUGE, Setting
 
 PAGES = 1024  # of each process: two blocks of 2 MiB
 WHO = st.integers(0, 1)
+WORD = st.sampled_from([0, 511])
 PAGE = st.one_of(st.integers(0, PAGES - 1), st.integers(0, 15))
 
 
@@ -33,19 +34,23 @@ class ContentsSurvive(RuleBasedStateMachine):
         space, base = self.places[who]
         return space, base + page * 4096
 
-    @rule(who=WHO, page=PAGE, value=st.integers(0, 5))
-    def write(self, who, page, value):
-        self.setting.write(*self.at(who, page), value)
-        self.shadow[who, page] = value
+    @rule(who=WHO, page=PAGE, value=st.integers(0, 5), word=WORD)
+    def write(self, who, page, value, word):
+        space, hva = self.at(who, page)
+        self.setting.write(space, hva + word * 8, value)
+        self.shadow[who, page, word] = value
 
     @rule(who=WHO, first=PAGE, count=st.integers(1, 600), value=st.integers(1, 5))
     def fill(self, who, first, count, value):
         for page in range(first, min(first + count, PAGES)):
-            self.write(who, page, value + page % 7)
+            for word in (0, 511):
+                self.write(who, page, value + page % 7, word)
 
-    @rule(who=WHO, page=PAGE)
-    def read(self, who, page):
-        assert self.setting.read(*self.at(who, page)) == self.shadow.get((who, page), 0)
+    @rule(who=WHO, page=PAGE, word=WORD)
+    def read(self, who, page, word):
+        space, hva = self.at(who, page)
+        found = self.setting.read(space, hva + word * 8)
+        assert found == self.shadow.get((who, page, word), 0)
 
     @rule(who=WHO, page=PAGE, count=st.integers(1, 600))
     def drop(self, who, page, count):
@@ -53,7 +58,8 @@ class ContentsSurvive(RuleBasedStateMachine):
         space, hva = self.at(who, page)
         space.madvise_dontneed(hva, count * 4096)
         for one in range(page, page + count):
-            self.shadow.pop((who, one), None)
+            for word in (0, 511):
+                self.shadow.pop((who, one, word), None)
 
     @rule(who=WHO, page=PAGE)
     def migrate(self, who, page):
@@ -92,8 +98,9 @@ class ContentsSurvive(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "setting"):
-            for (who, page), value in self.shadow.items():
-                assert self.setting.read(*self.at(who, page)) == value
+            for (who, page, word), value in self.shadow.items():
+                space, hva = self.at(who, page)
+                assert self.setting.read(space, hva + word * 8) == value
             assert self.setting.stat["oom_kill"] == 0
 
 

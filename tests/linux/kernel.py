@@ -106,6 +106,7 @@ class Owner:
     def kill(self):
         for index in [*self.present, *self.swapped]:
             self.free(index)
+        return True
 
 
 class Kernel:
