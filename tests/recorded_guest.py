@@ -92,6 +92,7 @@ class RecordedGuest:
         process = host.process()
         self.vm = Vm(host, process, self.statistics)
         large = {"4K": False, "2M": True}[workload["host_page"]]
+        host.hugetlb[21].set_nr(size >> 21 if large else 0)
         self.vm.set_region(0, 0, size, process.mmap(size, 21 if large else 12))
         self.load(workload, range(0, size if large else LOW_MEMORY, (1 << 21) if large else 4096))
         self.power_on(int(workload["root"], 16), configuration)

@@ -9,6 +9,7 @@ left behind (Linux, include/linux/mmu_notifier.h).
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvmlab.base.errors import BadAddress, MachineCheck, ProcessKilled
 from kvmlab.hardware.formats import compile_tables, format_named
@@ -17,6 +18,7 @@ from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.hardware.records import WRITE, Fault, Mapped
 from kvmlab.hardware.walker import walk
 from kvmlab.host.areas import Areas
+from kvmlab.host.discard import Discard
 from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, Leaf, PageTable
 from kvmlab.host.parts import Parts
 from kvmlab.host.process_pages import ProcessPages
@@ -25,7 +27,6 @@ from kvmlab.host.records import (
     HostMigrated,
     HostSplit,
     HostSwappedIn,
-    HostTookBack,
     WillNeed,
 )
 from kvmlab.linux.frames import Role
@@ -57,6 +58,7 @@ class AddressSpace:
         self._doomed = False
         self.held: int | None = None
         self.pages = ProcessPages(self, parts)
+        self.discard = Discard(self, parts)
         self.number = parts.memory.register(self.pages)
         self.table = PageTable(parts.ram, self._alloc_table, self._free_table)
 
@@ -141,15 +143,11 @@ class AddressSpace:
         That is less than was mapped if a huge page is only partly dropped: its frames are free
         when it is split.  Whole pages of one area only; raises `BadAddress`.
         """
-        area = self.areas.whole_pages(hva, size)
-        for edge in (hva, hva + size - 1):
-            leaf = self.table.find(edge)
-            if leaf and leaf.level == 2 and not area.pool:
-                within = hva <= leaf.hva and leaf.hva + _HUGE <= hva + size
-                if not within:
-                    self.split_entry(leaf)
-        self.notify(hva, hva + size)
-        return sum(self.zap(leaf) for leaf in self.table.between(hva, hva + size))
+        return self.discard.range(hva, size)
+
+    def madvise_dontneed_each(self, hvas: NDArray[np.int64] | list[int]) -> int:
+        """Drop single 4 KiB pages, by one `madvise_dontneed` each; returns the bytes freed."""
+        return self.discard.each(np.asarray(hvas, np.int64))
 
     # -- translation and faults -----------------------------------------------------------
 
@@ -246,37 +244,6 @@ class AddressSpace:
         self._parts.huge.mapped_small(leaf.pfn)
         self._tap(HostSplit(leaf.hva, leaf.pfn << PAGE_SHIFT))
 
-    def zap(self, leaf: Leaf, *, ending: bool = False) -> int:
-        """Empty an entry, after notification; returns how many bytes the host got."""
-        self.table.set(leaf.address, 0)
-        if not leaf.present:
-            self._memory.swap.release(leaf.slot)
-            self.swap_entries -= 1
-            return 0
-        area = self.areas.find(leaf.hva)
-        if area.pool:
-            area.pool.give_back(leaf.pfn, promised=not ending)
-            freed = 1 << leaf.shift
-        else:
-            freed = self.take_out(leaf) << PAGE_SHIFT
-        self._tap(HostTookBack(leaf.hva, leaf.pfn << PAGE_SHIFT, leaf.shift))
-        return freed
-
-    def take_out(self, leaf: Leaf) -> int:
-        """Empty the entry of an anonymous page; returns how many frames are free for that."""
-        self.table.set(leaf.address, 0)
-        self.rss -= 1 << leaf.shift - PAGE_SHIFT
-        if leaf.level == 2:
-            self.table.withdraw(leaf.address)
-            self._memory.free(leaf.pfn, 9)
-            return 512
-        if self._memory.frames.role[leaf.pfn] == Role.KSM:
-            return self._parts.ksm.unmapped(self, leaf)
-        if self._parts.huge.is_piece(leaf.pfn):
-            return self._parts.huge.piece_gone(self, leaf.pfn)
-        self._memory.free(leaf.pfn)
-        return 1
-
     def migrate(self, hva: int) -> int:
         """Move a small page to another frame, contents and all; returns the new frame number.
 
@@ -340,7 +307,7 @@ class AddressSpace:
             self.notify(area.start, area.end)
             leaves = list(self.table.between(area.start, area.end))
             for leaf in leaves:
-                self.zap(leaf, ending=True)
+                self.discard.zap(leaf, ending=True)
             if area.pool:
                 area.pool.unreserve((area.end - area.start >> area.shift) - len(leaves))
         self.areas.clear()

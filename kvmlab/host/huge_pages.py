@@ -81,6 +81,10 @@ class HugePages:
         """Whether a frame is part of a huge page that small entries map."""
         return pfn & -PIECES in self._mapped
 
+    def pieces_among(self, pfns: Pages) -> bool:
+        """Whether any of many frames is such a part."""
+        return bool(self._mapped) and any(self.is_piece(pfn) for pfn in pfns.tolist())
+
     def piece_gone(self, space: "AddressSpace", pfn: int) -> int:
         """An entry of a piece is gone; returns how many frames are free for that.
 

@@ -37,9 +37,9 @@ class _Contents:
         """Fill one page."""
         self._ram.write(pfn << PAGE_SHIFT, data)
 
-    def clear(self, pfn: int, order: int) -> None:
-        """Make a block read as zeroes, taking no space."""
-        for one in range(pfn, pfn + (1 << order)):
+    def clear(self, first: int, count: int) -> None:
+        """Make neighbouring frames read as zeroes, taking no space."""
+        for one in range(first, first + count):
             self._ram.discard(one)
 
 

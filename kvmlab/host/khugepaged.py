@@ -118,7 +118,7 @@ class Khugepaged:
         contents = self._parts.memory.contents
         for leaf in leaves:
             contents.write(pfn + (leaf.hva - base >> PAGE_SHIFT), contents.read(leaf.pfn))
-            space.take_out(leaf)
+            space.discard.take_out(leaf)
         address = space.table.collapse(base)
         space.map_page(base, pfn, address, PAGE | LARGE)
         self._parts.tap(VmEvent("thp_collapse_alloc"))

@@ -7,6 +7,9 @@ bits inverted there, against L1TF: arch/x86/include/asm/pgtable_64.h.)
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.hardware.ram import Ram
 
@@ -14,6 +17,7 @@ PRESENT, WRITABLE, ACCESSED, LARGE = 1 << 0, 1 << 1, 1 << 5, 1 << 7
 PAGE, TABLE = 0x67, 0x67  # present, writable, user, accessed, dirty
 _FRAME = 0x000F_FFFF_FFFF_F000
 _SWAP_SHIFT = 9
+BLOCK = PAGE_SIZE << 9  # what a table of small pages covers
 _LEVELS = 4
 
 
@@ -47,6 +51,11 @@ class Leaf:
         return PAGE_SHIFT + 9 * (self.level - 1)
 
 
+def pfns_of(entries: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The frames that entries of small pages map."""
+    return (entries & _FRAME) >> PAGE_SHIFT
+
+
 def swap_entry(slot: int) -> int:
     """The entry of a page that is in swap."""
     return slot << _SWAP_SHIFT
@@ -78,6 +87,25 @@ class PageTable:
     def between(self, start: int, end: int) -> Iterator[Leaf]:
         """Every entry of [start, end) that is not empty, in order; it may be changed meanwhile."""
         return self._below(self.root, _LEVELS, 0, start, end)
+
+    def small_entries(self, hva: int, end: int) -> tuple[int, NDArray[np.int64]]:
+        """Entries from ``hva`` on, up to ``end`` and in one table of small pages; a copy.
+
+        With the address of the first one; there are none where a huge page or nothing is.
+        """
+        table = self.root
+        for level in range(_LEVELS, 1, -1):
+            entry = self._ram.load(self._entry_address(table, hva, level))
+            if not entry or entry & LARGE:
+                return 0, np.empty(0, np.int64)
+            table = entry & _FRAME
+        address = self._entry_address(table, hva, 1)
+        count = min(end - hva >> PAGE_SHIFT, 512 - (hva >> PAGE_SHIFT & 511))
+        return address, self._ram.words(address, count).copy()
+
+    def clear(self, address: int, count: int) -> None:
+        """Empty neighbouring entries of one table."""
+        self._ram.clear_words(address, count)
 
     def prepare(self, hva: int, level: int) -> int:
         """The address of the entry for ``hva`` at ``level``; tables down to it are made."""

@@ -8,6 +8,7 @@ from kvmlab.base.addresses import PAGE_SHIFT
 from kvmlab.base.errors import BadSize
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.ram import Ram
+from kvmlab.linux.frames import Pages, Role
 from kvmlab.linux.hugetlb import HugetlbPool
 from kvmlab.linux.memory import Memory
 
@@ -26,6 +27,11 @@ class Parts:
     ksm: "Ksm"
     pools: Mapping[int, HugetlbPool]
     tap: Tap
+
+    def plain(self, pfns: Pages) -> bool:
+        """Whether all of these are anonymous pages of their own: not shared, of no huge page."""
+        anon = self.memory.frames.role[pfns] == Role.ANON
+        return bool(anon.all()) and not self.huge.pieces_among(pfns)
 
     def pool(self, shift: int) -> HugetlbPool | None:
         """The hugetlb pool of pages of 2**shift bytes; None for 4 KiB.  Raises `BadSize`."""

@@ -4,6 +4,7 @@ The descriptors are columns of NumPy arrays that grow with the highest frame eve
 of 1 TiB costs nothing until it is used, and a batch of pages is one array operation.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -11,6 +12,14 @@ from numpy.typing import NDArray
 
 Pages = NDArray[np.int64]
 """Frame numbers; of a huge page, its first frame."""
+
+
+def runs(numbers: Pages) -> Iterator[tuple[int, int]]:
+    """Numbers in any order, each counted once, as (first, count) of neighbours."""
+    ordered = np.unique(numbers)
+    breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
+    for run in np.split(ordered, breaks) if len(ordered) else ():
+        yield int(run[0]), len(run)
 
 
 class Role(IntEnum):

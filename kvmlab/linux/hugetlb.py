@@ -80,7 +80,7 @@ class HugetlbPool:
 
         ``promised``: the mapping lives on, so the page stays reserved for it.
         """
-        self._memory.contents.clear(pfn, self._order)
+        self._memory.contents.clear(pfn, 1 << self._order)
         self._free.append(pfn)
         self.reserved += promised
         if self.surplus and not promised:

@@ -41,5 +41,5 @@ class Contents(Protocol):
     def write(self, pfn: int, data: bytes) -> None:
         """Fill one page."""
 
-    def clear(self, pfn: int, order: int) -> None:
-        """Make a block read as zeroes."""
+    def clear(self, first: int, count: int) -> None:
+        """Make neighbouring frames read as zeroes."""

@@ -10,7 +10,7 @@ import numpy as np
 from kvmlab.base.errors import MachineCheck, OutOfMemory
 from kvmlab.base.tap import Tap
 from kvmlab.linux.buddy import Buddy
-from kvmlab.linux.frames import NOWHERE, SWAP_BACKED, Frames, Pages, Role
+from kvmlab.linux.frames import NOWHERE, SWAP_BACKED, Frames, Pages, Role, runs
 from kvmlab.linux.lru import Lists, Lru
 from kvmlab.linux.mapping import Contents, Mapping
 from kvmlab.linux.oom import Killable, worst
@@ -51,7 +51,7 @@ class Memory:
             self.swap,
             self.mappings,
             contents,
-            self._release,
+            self.free_pages,
             lambda: (self.buddy.free_frames, self.zone.marks.high),
             tap,
         )
@@ -91,9 +91,17 @@ class Memory:
         """Give a block back, its contents forgotten."""
         if self.frames.lru[pfn] != NOWHERE:
             self.lists.remove(np.array([pfn]))
-        self.contents.clear(pfn, order)
+        self.contents.clear(pfn, 1 << order)
         self.frames.release(pfn, order)
         self.buddy.free(pfn, order)
+
+    def free_pages(self, pages: Pages) -> None:
+        """Give many pages of one frame each back, as `free` does one by one."""
+        self.lists.remove(pages)
+        self.frames.role[pages] = Role.FREE
+        for first, count in runs(pages):
+            self.contents.clear(first, count)
+            self.buddy.free_run(first, count)
 
     def mark_accessed(self, pfn: int) -> None:
         """A page was used other than through an entry: the second time activates it."""
@@ -165,13 +173,6 @@ class Memory:
         self._tap(OomKill(victim.name, points, victim.rss, victim.swap_entries, victim.table_pages))
         self.processes.remove(victim)
         return victim.kill()
-
-    def _release(self, pages: Pages) -> None:
-        """Free pages of one frame each that reclaim has taken off the lists."""
-        for pfn in pages.tolist():
-            self.contents.clear(pfn, 0)
-            self.buddy.free(pfn)
-        self.frames.role[pages] = Role.FREE
 
     def lru_of(self, role: Role, *, active: bool = False) -> Lru:
         """The list on which a page of ``role`` starts."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvmlab.base.clock import Clock
 from kvmlab.base.errors import BadSize, OutOfMemory
 from kvmlab.qemu.machine import Qemu
 from tests.host.setting import HUGE, MIB, Setting
@@ -19,11 +20,11 @@ def test_a_second_guest_finds_the_pool_empty():
     setting = Setting(1200)
     host = setting.host
     host.hugetlb[21].set_nr(512)
-    first = Qemu(host, 1 << 30, 21, setting.tap)
+    first = Qemu(host, 1 << 30, 21, Clock(), setting.tap)
     first.process.populate(next(iter(first.vm.slots)).hva, 1 << 30)
     assert pool_fields(host) == (512, 0, 0, 0)
     with pytest.raises(OutOfMemory, match=TOLD):
-        Qemu(host, 1 << 30, 21, setting.tap)
+        Qemu(host, 1 << 30, 21, Clock(), setting.tap)
     assert first.process.rss == 0  # VmRSS leaves hugetlbfs out
     first.process.exit()
     assert pool_fields(host) == (512, 512, 0, 0)
@@ -32,7 +33,7 @@ def test_a_second_guest_finds_the_pool_empty():
 def test_an_empty_pool_has_nothing_for_anybody():
     setting = Setting(16)
     with pytest.raises(OutOfMemory, match=TOLD):
-        Qemu(setting.host, 2 * HUGE, 21, setting.tap)
+        Qemu(setting.host, 2 * HUGE, 21, Clock(), setting.tap)
 
 
 def test_reserved_pages_are_there_when_they_are_touched():

@@ -24,8 +24,8 @@ class Bytes:
     def write(self, pfn, data):
         self.data[pfn] = data
 
-    def clear(self, pfn, order):
-        for one in range(pfn, pfn + (1 << order)):
+    def clear(self, pfn, count):
+        for one in range(pfn, pfn + count):
             self.data.pop(one, None)
 
 
