@@ -4,12 +4,29 @@ Linux, mm/page_alloc.c and the reference count of struct page.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.errors import BadSize, OutOfMemory
 from kvmlab.linux.buddy import Buddy
 
 _FIRMWARE = 1 << 20  # the first MiB is the firmware's
+
+
+class Manager(Protocol):
+    """Who decides which frames are handed out, once it is attached (guest/reclaim.py)."""
+
+    def alloc(self, order: int) -> int:
+        """The first frame of a block."""
+
+    def free(self, pfn: int, order: int) -> None:
+        """Clear a block and take it back."""
+
+    def take(self, count: int) -> list[int]:
+        """Up to ``count`` frames for a balloon."""
+
+    def give_back(self, pfn: int, order: int) -> None:
+        """Take a block back that holds zeroes."""
 
 
 class Frames:
@@ -25,6 +42,7 @@ class Frames:
         self.oom_notifiers: list[Callable[[], int]] = []  # each returns how many frames it freed
         self._more_users: dict[int, int] = {}  # page -> how many mappings beyond the first
         self.tables = 0
+        self.manager: Manager | None = None  # who makes room, if anybody does
 
     def alloc(self, order: int = 0) -> int:
         """The guest-physical address of a page of 2**order frames, all zero.
@@ -32,6 +50,8 @@ class Frames:
         Memory is zero when the machine starts, and `release` clears what comes back.  When there
         is none left, those who hold some back are asked for it (out_of_memory()).
         """
+        if self.manager:
+            return self.manager.alloc(order) << PAGE_SHIFT
         while True:
             try:
                 return self.buddy.alloc(order) << PAGE_SHIFT
@@ -44,7 +64,8 @@ class Frames:
 
         Linux, balloon_page_alloc(): __GFP_NORETRY, __GFP_NOMEMALLOC, __GFP_NOWARN.
         """
-        return [pfn << PAGE_SHIFT for pfn in self.buddy.alloc_frames(count)]
+        take = self.manager.take if self.manager else self.buddy.alloc_frames
+        return [pfn << PAGE_SHIFT for pfn in take(count)]
 
     def take_block(self, order: int) -> int | None:
         """A block for a driver, on the same terms; None when there is none."""
@@ -55,8 +76,9 @@ class Frames:
 
     def give_back(self, gpas: Iterable[int], order: int = 0) -> None:
         """Take such blocks back; they hold zeroes, and nobody touches them."""
+        free = self.manager.give_back if self.manager else self.buddy.free
         for gpa in gpas:
-            self.buddy.free(gpa >> PAGE_SHIFT, order)
+            free(gpa >> PAGE_SHIFT, order)
 
     def alloc_table(self, order: int = 0) -> int:
         """A page for 2**order page tables."""
@@ -87,6 +109,9 @@ class Frames:
         if more := self._more_users.pop(gpa, 0):
             if more > 1:
                 self._more_users[gpa] = more - 1
+            return
+        if self.manager:
+            self.manager.free(gpa >> PAGE_SHIFT, order)
             return
         for one in range(gpa, gpa + (PAGE_SIZE << order), PAGE_SIZE):
             self._clear(one)

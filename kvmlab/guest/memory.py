@@ -5,8 +5,10 @@ Linux, mm/memory.c; for large pages mm/hugetlb.c, which likewise copies a page a
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.base.errors import OutOfMemory
 from kvmlab.base.tap import Tap
 from kvmlab.guest.contexts import USER_ROOT
 from kvmlab.guest.frames import Frames
@@ -15,6 +17,25 @@ from kvmlab.guest.records import DemandFault, PageCopied, PageReused
 from kvmlab.guest.shootdown import Shootdown
 from kvmlab.guest.smp import Smp
 from kvmlab.guest.tables import ACCESSED, DIRTY, NX, USER, WRITABLE, PageTables
+
+
+class Pager(Protocol):
+    """Who takes pages away and brings them back, once it is attached (guest/reclaim.py)."""
+
+    def fill(self, process: Process, gva: int, frame: int) -> None:
+        """A page is about to be mapped: give it what it held before."""
+
+    def mapped(self, process: Process, gva: int, frame: int) -> None:
+        """A small page is mapped."""
+
+    def copied(self, parent: Process, child: Process) -> None:
+        """A child has what its parent has, wherever it is."""
+
+    def forget(self, root: int, start: int, end: int) -> None:
+        """A range is unmapped."""
+
+    def gone(self, root: int) -> None:
+        """An address space is no more."""
 
 
 class Memory:
@@ -31,6 +52,7 @@ class Memory:
     ) -> None:
         self._smp, self._tables, self._frames = smp, tables, frames
         self._shootdown, self._tap = shootdown, tap
+        self.pager: Pager | None = None  # who swaps pages out, if anybody does
         self._top_entries = user_end >> tables.shift_of(tables.format.levels)
 
     # -- address spaces -----------------------------------------------------------------
@@ -59,6 +81,7 @@ class Memory:
     def free(self, root: int, vmas: list[Vma]) -> None:
         """Give back the pages and tables of an address space that runs no more (exit_mmap)."""
         for vma in vmas:
+            self._forget(root, vma)
             for _gva, slot, level in list(self._mapped(root, vma)):
                 entry = self._tables.read(slot)
                 self._tables.write(slot, 0)
@@ -68,6 +91,17 @@ class Memory:
         for table, _level in below:
             self._frames.free_table(table)
         self._frames.free_table(root, self._root_order)
+        if self.pager:
+            self.pager.gone(root)
+
+    def tables_of(self, root: int) -> int:
+        """How many page tables an address space has."""
+        levels = self._tables.format.levels
+        return len(self._tables.tables_below(root, levels, self._top_entries))
+
+    def _forget(self, root: int, vma: Vma) -> None:
+        if self.pager:
+            self.pager.forget(root, vma.start, vma.end)
 
     @property
     def _root_order(self) -> int:
@@ -91,9 +125,15 @@ class Memory:
                     self._tables.write(slot, entry)
                 frame = self._tables.frame_of(entry, level)
                 flags = self._tables.flags_of(entry, level) & ~ACCESSED
-                self._tables.map(child.root, gva, frame, vma.shift, flags)
-                self._frames.share(frame)
+                self._frames.share(frame)  # first, so that it stays while a table is made
+                try:
+                    self._tables.map(child.root, gva, frame, vma.shift, flags)
+                except OutOfMemory:
+                    self._frames.release(frame, vma.shift - PAGE_SHIFT)
+                    raise
                 pages += 1
+        if self.pager:
+            self.pager.copied(parent, child)
         self._shootdown.flush(parent)
         return pages
 
@@ -108,11 +148,18 @@ class Memory:
         if vma.shift > PAGE_SHIFT:
             self._retract(process, vma, gva)
         frame = self._frames.alloc(vma.shift - PAGE_SHIFT)
+        if self.pager:
+            self.pager.fill(process, gva, frame)
         flags = USER | ACCESSED | (WRITABLE if vma.write else 0)
         flags |= DIRTY if write else 0
         flags |= 0 if vma.execute or self._tables.format.entry_bytes == 4 else NX
         self._tables.map(process.root, gva, frame, vma.shift, flags)
         self._tap(DemandFault(process.name, gva, frame, vma.shift))
+        self._mapped_anew(process, vma, gva, frame)
+
+    def _mapped_anew(self, process: Process, vma: Vma, gva: int, frame: int) -> None:
+        if self.pager and vma.shift == PAGE_SHIFT:
+            self.pager.mapped(process, gva, frame)
 
     def _retract(self, process: Process, vma: Vma, gva: int) -> None:
         """Free the empty table that small pages left where a large one is to be.
@@ -144,6 +191,7 @@ class Memory:
         if not self._frames.shared(old):  # wp_page_reuse
             self._tables.write(slot, entry)
             self._tap(PageReused(process.name, gva, old, vma.shift))
+            self._mapped_anew(process, vma, gva, old)
             return True
         new = self._frames.alloc(vma.shift - PAGE_SHIFT)
         self._copy_page(old, new, vma.shift)
@@ -152,6 +200,7 @@ class Memory:
         self._tables.write(slot, entry ^ old ^ new)
         self._frames.release(old, vma.shift - PAGE_SHIFT)
         self._tap(PageCopied(process.name, gva, old, new, vma.shift))
+        self._mapped_anew(process, vma, gva, new)
         return True
 
     def _copy_page(self, old: int, new: int, shift: int) -> None:
@@ -164,6 +213,7 @@ class Memory:
 
     def unmap(self, process: Process, vma: Vma) -> None:
         """Clear every entry of a mapping and flush; only then its pages go (mmu_gather)."""
+        self._forget(process.root, vma)
         gone = []
         for gva, slot, level in list(self._mapped(process.root, vma)):
             gone.append((gva, self._tables.frame_of(self._tables.read(slot), level)))

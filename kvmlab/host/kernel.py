@@ -80,7 +80,7 @@ class Host:
 
     def start_daemons(self, clock: Clock) -> None:
         """Let kswapd, khugepaged and ksmd run on ``clock``."""
-        Kswapd(self.memory, clock)
+        Kswapd(self.memory, clock, lambda work: work())
         self.khugepaged.start(clock)
         self.ksm.start(clock)
 

@@ -29,6 +29,9 @@ class ContentsSurvive(RuleBasedStateMachine):
             space.advise_mergeable(hva, wanted=True)
             self.places.append((space, -(-hva // HUGE) * HUGE))
         self.shadow = {}
+        for who in (0, 1):
+            self.fill(who, 0, 300, 1, 0)
+            self.fill(who, 0, 300, 1, 511)
 
     def at(self, who, page):
         space, base = self.places[who]
@@ -40,11 +43,10 @@ class ContentsSurvive(RuleBasedStateMachine):
         self.setting.write(space, hva + word * 8, value)
         self.shadow[who, page, word] = value
 
-    @rule(who=WHO, first=PAGE, count=st.integers(1, 600), value=st.integers(1, 5))
-    def fill(self, who, first, count, value):
+    @rule(who=WHO, first=PAGE, count=st.integers(1, 600), value=st.integers(1, 5), word=WORD)
+    def fill(self, who, first, count, value, word):
         for page in range(first, min(first + count, PAGES)):
-            for word in (0, 511):
-                self.write(who, page, value + page % 7, word)
+            self.write(who, page, value + page % 7, word)
 
     @rule(who=WHO, page=PAGE, word=WORD)
     def read(self, who, page, word):
@@ -81,10 +83,10 @@ class ContentsSurvive(RuleBasedStateMachine):
         self.host.huge.enabled = enabled
         self.host.khugepaged.scan()
 
-    @rule(count=st.sampled_from([100, 5000]))
-    def merge(self, count):
-        for _ in range(3):
-            self.host.ksm.scan(count)
+    @rule(batches=st.integers(1, 4))
+    def merge(self, batches):
+        for _ in range(batches):
+            self.host.ksm.scan(5000)
 
     @rule(value=st.sampled_from([STOP, UNMERGE]))
     def unmerge(self, value):

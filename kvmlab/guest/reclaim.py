@@ -1,0 +1,208 @@
+"""The guest's memory management: an instance of `linux` over the guest's frames.
+
+Attached to a kernel, it decides who gets frames and who must give them up: watermarks, page
+cache, swap, OOM killer, /proc/meminfo.  Pages of processes that fork shares are not reclaimed
+while they are shared; large pages are not reclaimed at all, and guest THP is left out.
+"""
+
+from collections.abc import Callable
+
+from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.base.clock import Clock
+from kvmlab.base.errors import OutOfMemory, ProcessKilled
+from kvmlab.base.tap import Tap, silent
+from kvmlab.guest.address_pages import AddressPages
+from kvmlab.guest.kernel import Kernel
+from kvmlab.guest.physical import Physical
+from kvmlab.guest.process import Process
+from kvmlab.linux.frames import Pages, Role
+from kvmlab.linux.kswapd import Kswapd
+from kvmlab.linux.lru import Lru
+from kvmlab.linux.meminfo import mem_available, meminfo
+from kvmlab.linux.memory import Memory
+from kvmlab.linux.page_cache import PageCache
+from kvmlab.linux.records import VmEvent
+from kvmlab.linux.swap import Swap
+from kvmlab.linux.vmstat import VmStat
+from kvmlab.virtio.balloon import Tag
+
+_ZEROES = bytes(PAGE_SIZE)
+
+
+class _Contents:
+    """The bytes of guest frames, through the guest's CPU."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._physical = Physical(kernel)
+
+    def read(self, pfn: int) -> bytes:
+        """One page."""
+        return self._physical.read(pfn << PAGE_SHIFT, PAGE_SIZE)
+
+    def write(self, pfn: int, data: bytes) -> None:
+        """Fill one page."""
+        self._physical.write(pfn << PAGE_SHIFT, data)
+
+    def clear(self, first: int, count: int) -> None:
+        """Make neighbouring frames read as zeroes."""
+        for pfn in range(first, first + count):
+            self._physical.write(pfn << PAGE_SHIFT, _ZEROES)
+
+
+class Reclaimer:
+    """Manages the frames of ``kernel`` from now on, with ``swap`` bytes on a disk of the guest.
+
+    `cache` are its files, `stat` its /proc/vmstat.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        swap: int = 0,
+        min_free_kbytes: int | None = None,
+        tap: Tap = silent,
+    ) -> None:
+        self.stat, self._kernel, self._out = VmStat(), kernel, tap
+        self.memory = Memory(
+            kernel.frames.buddy,
+            _Contents(kernel),
+            self._tell,
+            swap=Swap(swap),
+            min_free_kbytes=min_free_kbytes,
+        )
+        self.memory.oom_notifiers = kernel.frames.oom_notifiers
+        self.cache = PageCache(self.memory)
+        self._spaces: dict[int, AddressPages] = {}  # root -> its pages
+        self.doomed = 0  # the root of the running process, if it is to die
+        kernel.frames.manager = kernel.memory.pager = self
+
+    def _tell(self, record: object) -> None:
+        self.stat(record)
+        self._out(record)
+
+    def start(self, clock: Clock) -> None:
+        """Let kswapd run on ``clock``."""
+        Kswapd(self.memory, clock, self._in_kernel)
+
+    def _in_kernel(self, work: Callable[[], None]) -> None:
+        with self._kernel.contexts.entered():
+            work()
+
+    # -- frames (guest/frames.py) -----------------------------------------------------------
+
+    def alloc(self, order: int) -> int:
+        """The first frame of a block, reclaimed if need be."""
+        return self.memory.alloc(Role.KERNEL, order)
+
+    def free(self, pfn: int, order: int) -> None:
+        """Take a block back."""
+        self.memory.free(pfn, order)
+
+    def take(self, count: int) -> list[int]:
+        """Frames for a balloon: above the low mark at once, then each by one light attempt."""
+        spare = max(0, self.memory.buddy.free_frames - self.memory.zone.marks.low)
+        taken = self.memory.buddy.alloc_frames(min(count, spare))
+        for pfn in taken:
+            self.memory.frames.take(pfn, 0, Role.BALLOON)
+        try:
+            while len(taken) < count:
+                taken.append(self.memory.alloc(Role.BALLOON, light=True))
+        except OutOfMemory:
+            pass  # the driver is out of puff
+        return taken
+
+    def give_back(self, pfn: int, order: int) -> None:
+        """Take such a frame back, which nobody touches for that."""
+        self.memory.frames.release(pfn, order)
+        self.memory.buddy.free(pfn, order)
+
+    # -- processes (guest/memory.py) ----------------------------------------------------------
+
+    def fill(self, process: Process, gva: int, frame: int) -> None:
+        """A page is about to be mapped at ``gva``: if it was in swap, it is read back."""
+        self.memory.tell(VmEvent("pgfault"))
+        slot = self._space(process).swapped.pop(gva, 0)
+        if slot:
+            self.memory.swap_in(slot, frame >> PAGE_SHIFT)
+            self.memory.tell(VmEvent("pgmajfault"))
+
+    def mapped(self, process: Process, gva: int, frame: int) -> None:
+        """A small page is mapped at ``gva``; raises `ProcessKilled` if that cost too much."""
+        pfn, space = frame >> PAGE_SHIFT, self._space(process)
+        self.memory.frames.role[pfn] = Role.ANON
+        if self.memory.frames.lru[pfn] in tuple(Lru):
+            self.memory.frames.mapping[pfn] = space.number
+            self.memory.frames.index[pfn] = gva >> PAGE_SHIFT
+        else:
+            self.memory.add_page(pfn, space.number, gva >> PAGE_SHIFT, Lru.INACTIVE_ANON)
+        if self.doomed == process.root:
+            self.doomed = 0
+            self._kernel.exit(process)
+            raise ProcessKilled(f"{process.name} was killed by the guest's OOM killer")
+
+    def copied(self, parent: Process, child: Process) -> None:
+        """What the parent has in swap, its child has there too (swap_duplicate())."""
+        for gva, slot in self._space(parent).swapped.items():
+            self.memory.swap.share(slot, 1)
+            self._space(child).swapped[gva] = slot
+
+    def forget(self, root: int, start: int, end: int) -> None:
+        """A range of an address space is unmapped: what of it is in swap goes too."""
+        space = self._spaces.get(root)
+        for gva in [one for one in space.swapped if start <= one < end] if space else ():
+            assert space is not None  # noqa: S101  or there would be no gva
+            self.memory.swap.release(space.swapped.pop(gva))
+
+    def gone(self, root: int) -> None:
+        """An address space is no more."""
+        space = self._spaces.pop(root, None)
+        if space in self.memory.processes:
+            self.memory.processes.remove(space)
+
+    def pages_of(self, number: int) -> Pages:
+        """The small pages of one address space."""
+        frames = self.memory.frames
+        anon = frames.with_role(Role.ANON)
+        mine: Pages = anon[frames.mapping[anon] == number]
+        return mine
+
+    def set_oom_score_adj(self, process: Process, value: int) -> None:
+        """/proc/<pid>/oom_score_adj, -1000 (never killed) to 1000."""
+        self._space(process).oom_score_adj = value
+
+    def _space(self, process: Process) -> AddressPages:
+        space = self._spaces.get(process.root)
+        if space is None:
+            space = self._spaces[process.root] = AddressPages(self._kernel, self, process)
+            self.memory.processes.append(space)
+        return space
+
+    # -- what is said of it -------------------------------------------------------------------
+
+    def meminfo(self) -> dict[str, int]:
+        """/proc/meminfo, in KiB."""
+        self.memory.zone.managed = self._kernel.frames.managed
+        tables = {"PageTables": self._kernel.frames.tables * 4}
+        return meminfo(self.memory) | tables
+
+    def statistics(self) -> list[tuple[int, int]]:
+        """What the balloon's statistics queue sends, in Linux's order (update_balloon_stats)."""
+        stat, info = self.stat, self.meminfo()
+        cached = info["Cached"] + info["Buffers"]
+        return [
+            (Tag.SWAP_IN, stat["pswpin"] * PAGE_SIZE),
+            (Tag.SWAP_OUT, stat["pswpout"] * PAGE_SIZE),
+            (Tag.MAJFLT, stat["pgmajfault"]),
+            (Tag.MINFLT, stat["pgfault"]),
+            (Tag.OOM_KILL, stat["oom_kill"]),
+            (Tag.ALLOC_STALL, stat["allocstall"]),
+            (Tag.ASYNC_SCAN, stat["pgscan_kswapd"] * PAGE_SIZE),
+            (Tag.DIRECT_SCAN, stat["pgscan_direct"] * PAGE_SIZE),
+            (Tag.ASYNC_RECLAIM, stat["pgsteal_kswapd"] * PAGE_SIZE),
+            (Tag.DIRECT_RECLAIM, stat["pgsteal_direct"] * PAGE_SIZE),
+            (Tag.MEMFREE, info["MemFree"] << 10),
+            (Tag.MEMTOT, info["MemTotal"] << 10),
+            (Tag.AVAIL, mem_available(self.memory) * PAGE_SIZE),
+            (Tag.CACHES, cached << 10),
+        ]
