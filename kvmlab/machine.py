@@ -29,7 +29,7 @@ from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
 from kvmlab.qemu.balloon import Balloon, BalloonOptions
 from kvmlab.qemu.firmware import boot_controls, identity_tables
-from kvmlab.qemu.machine import VIRTIO_MMIO, Qemu, memory_map
+from kvmlab.qemu.machine import VIRTIO_MMIO, Qemu, memory_map, reserve_huge
 from kvmlab.qemu.nested import L1, Shape
 
 MMUS = ("native", "shadow", "ept")

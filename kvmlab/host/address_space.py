@@ -245,28 +245,32 @@ class AddressSpace:
         self._tap(HostSplit(leaf.hva, leaf.pfn << PAGE_SHIFT))
 
     def migrate(self, hva: int) -> int:
-        """Move a small page to another frame, contents and all; returns the new frame number.
+        """Move the page of ``hva`` to another frame; returns where it is now.
 
-        Raises `BadAddress` if nothing of that kind is there.
+        Compaction and NUMA balancing do so (Linux, mm/migrate.c).  Notifiers are told first, as
+        by `madvise_dontneed`.  A page that KSM shares, and a huge one that small entries map, stay
+        where they are.  Raises `BadAddress` if nothing backs ``hva``, `OutOfMemory` if there is no
+        frame to move to; then nothing has changed.
         """
-        self._check_alive()
-        leaf = self.table.find(hva)
-        if leaf is None or not leaf.present or leaf.level > 1:
-            raise BadAddress(f"HVA {hva:#x} is backed by no page of 4K that could be migrated")
-        if self._parts.huge.is_piece(leaf.pfn) or self._memory.frames.role[leaf.pfn] == Role.KSM:
-            return leaf.pfn
-        pfn = self.frame()
-        now = self.table.find(hva)
-        if now is None or not now.present:  # swapped out to make room
-            self._memory.free(pfn)
-            return self.fault_in(hva).address >> PAGE_SHIFT
-        self.notify(leaf.hva, leaf.hva + PAGE_SIZE)
-        self._memory.contents.write(pfn, self._memory.contents.read(leaf.pfn))
-        self.table.set(leaf.address, pfn << PAGE_SHIFT | PAGE)
-        self.adopt(pfn, leaf.hva)
-        self._memory.free(leaf.pfn)
-        self._tap(HostMigrated(leaf.hva, leaf.pfn, pfn))
-        return pfn
+        found, leaf = self.translate(hva), self.table.find(hva)
+        if found is None or leaf is None:
+            raise BadAddress(f"HVA {hva:#x} is not backed: there is no page to migrate")
+        role, order = Role(self._memory.frames.role[leaf.pfn]), leaf.shift - PAGE_SHIFT
+        if role == Role.KSM or self._parts.huge.is_piece(leaf.pfn):
+            return found.address
+        size, contents = 1 << leaf.shift, self._memory.contents
+        new = self._memory.buddy.alloc(order)  # without reclaim, which might take the page itself
+        self._memory.frames.take(new, order, role)
+        self.notify(leaf.hva, leaf.hva + size)
+        for one in range(1 << order):
+            contents.write(new + one, contents.read(leaf.pfn + one))
+        old = leaf.pfn << PAGE_SHIFT
+        self.table.set(leaf.address, leaf.entry ^ old ^ new << PAGE_SHIFT)
+        if role == Role.ANON:
+            self.adopt(new, leaf.hva)
+        self._memory.free(leaf.pfn, order)
+        self._tap(HostMigrated(leaf.hva, old, new << PAGE_SHIFT, leaf.shift))
+        return new << PAGE_SHIFT | hva & size - 1
 
     # -- the end ----------------------------------------------------------------------------
 

@@ -39,8 +39,7 @@ class _Contents:
 
     def clear(self, first: int, count: int) -> None:
         """Make neighbouring frames read as zeroes, taking no space."""
-        for one in range(first, first + count):
-            self._ram.discard(one)
+        self._ram.discard_run(first, count)
 
 
 class Host:

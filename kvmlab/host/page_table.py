@@ -101,7 +101,7 @@ class PageTable:
             table = entry & _FRAME
         address = self._entry_address(table, hva, 1)
         count = min(end - hva >> PAGE_SHIFT, 512 - (hva >> PAGE_SHIFT & 511))
-        return address, self._ram.words(address, count).copy()
+        return address, self._ram.words_at(address, count).copy()
 
     def clear(self, address: int, count: int) -> None:
         """Empty neighbouring entries of one table."""

@@ -78,15 +78,6 @@ class HostCollapsed:
 
 
 @dataclass(slots=True)
-class HostMigrated:
-    """A page of a process moved to another frame."""
-
-    hva: int
-    old: int
-    new: int
-
-
-@dataclass(slots=True)
 class HostMerged:
     """KSM: a page of a process is now the shared copy at ``hpa``, and read-only."""
 

@@ -29,6 +29,12 @@ def memory_map(size: int) -> tuple[tuple[int, int], ...]:
     return ((0, LOW_MEMORY), (_HIGH_START, size - LOW_MEMORY))
 
 
+def reserve_huge(host: Host, size: int, page_shift: int) -> None:
+    """What an administrator does at boot for a guest of ``size`` bytes on huge pages."""
+    if page_shift in host.hugetlb:
+        host.hugetlb[page_shift].set_nr(size >> page_shift)
+
+
 class Qemu:
     """One VMM process: a RAM block, its memslots, and firmware in the guest's memory."""
 

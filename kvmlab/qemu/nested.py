@@ -19,7 +19,7 @@ from kvmlab.kvm.shadow_pages import ShadowPages
 from kvmlab.kvm.tracked_ept import TrackedEpt
 from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.qemu.firmware import boot_controls
-from kvmlab.qemu.machine import LOW_MEMORY, Qemu
+from kvmlab.qemu.machine import LOW_MEMORY, Qemu, reserve_huge
 
 _L1_MODE = "4-level"
 _ROOM = 8 << 20  # that L1 needs for itself, at least
@@ -47,12 +47,14 @@ class L1:
     def __init__(self, cpu: Cpu, host: Host, shape: Shape, clock: Clock) -> None:
         self._shape = shape
         tap, memory, mode = cpu.tap, _memory_of_l1(shape), format_named(_L1_MODE)
+        reserve_huge(host, memory, shape.page_shift)
         self.below = Qemu(host, memory, shape.page_shift, clock, tap)  # L0's, which runs L1
         self.below.load_firmware(mode)
         shadowing = shape.vmcs_shadowing
         self.l0 = NestedVcpu(cpu, boot_controls(mode), self._mmu01, vmcs_shadowing=shadowing)
         self.ram = GuestRam(self.l0, memory)
         self.host = Host(self.ram, tap)
+        reserve_huge(self.host, shape.size, shape.page_shift)
         self.qemu = Qemu(self.host, shape.size, shape.page_shift, clock, tap)
         self.qemu.load_firmware(shape.guest)
         self.vcpu = Vcpu(VirtualCpu(self.l0), boot_controls(shape.guest), self._mmu12)

@@ -67,7 +67,7 @@ class ContentsSurvive(RuleBasedStateMachine):
     def migrate(self, who, page):
         space, hva = self.at(who, page)
         leaf = space.table.find(hva)
-        if leaf and leaf.present and leaf.level == 1:
+        if leaf and leaf.present and self.host.buddy.has(leaf.shift - 12):
             space.migrate(hva)
 
     @rule(count=st.integers(1, 400))

@@ -134,11 +134,11 @@ def test_a_migrated_page_keeps_its_contents_and_its_place_on_the_lists():
     told = []
     space.notifiers.append(lambda *span: told.append(span))
     new = space.migrate(hva)
-    assert new == space.translate(hva).address >> 12 != old
+    assert new == space.translate(hva).address != old << 12
     assert setting.read(space, hva) == 5
     assert told == [(hva, hva + 4096)]
     setting.check()
-    with pytest.raises(BadAddress, match="backed by no page of 4K"):
+    with pytest.raises(BadAddress, match="there is no page to migrate"):
         space.migrate(hva + 4096)
 
 
