@@ -77,6 +77,10 @@ class Host:
         space.on_exit.append(lambda: self.processes.remove(space))
         return space
 
+    def swapon(self, size: int) -> None:
+        """Give the host ``size`` bytes of swap space more; raises `BadSize`."""
+        self.memory.swap.add(size)
+
     def start_daemons(self, clock: Clock) -> None:
         """Let kswapd, khugepaged and ksmd run on ``clock``."""
         Kswapd(self.memory, clock, lambda work: work())

@@ -16,13 +16,18 @@ class Swap:
     """Swap space of ``size`` bytes; 0 is none."""
 
     def __init__(self, size: int = 0) -> None:
-        if size < 0 or size % PAGE_SIZE:
-            raise BadSize(f"swap of {size:#x} bytes is no multiple of 4 KiB")
-        self.total = size // PAGE_SIZE
+        self.total = 0
+        self.add(size)
         self._next = 1
         self._freed: list[int] = []
         self._users: dict[int, int] = {}  # swap_map: how many entries name a slot
         self._data: dict[int, bytes] = {}  # a page of zeroes takes no space
+
+    def add(self, size: int) -> None:
+        """Make it ``size`` bytes larger (swapon()); raises `BadSize`."""
+        if size < 0 or size % PAGE_SIZE:
+            raise BadSize(f"swap of {size:#x} bytes is no multiple of 4 KiB")
+        self.total += size // PAGE_SIZE
 
     @property
     def free(self) -> int:

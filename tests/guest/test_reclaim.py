@@ -177,7 +177,7 @@ def test_double_paging_reads_from_the_hosts_swap_only_to_write_to_the_guests():
     guest, reclaimer, _, _ = started("ept", "8M", 16, host_memory="64M", tap=records.append)
     fill(guest, 600)
     host = guest.cpu.vmcs.host_entry.__self__.vm.host
-    host.memory.swap.total = 4096
+    host.swapon(16 * MIB)
     for _ in range(4):
         host.memory.reclaim.shrink(3000, "direct")
     records.clear()

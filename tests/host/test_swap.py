@@ -3,7 +3,7 @@
 import pytest
 
 from kvmlab.base.clock import SECOND, Clock
-from kvmlab.base.errors import BadAddress, Overlap, ProcessKilled
+from kvmlab.base.errors import BadAddress, BadSize, Overlap, ProcessKilled
 from kvmlab.host.records import HostSwappedIn, HostSwappedOut
 from kvmlab.linux.records import OomKill
 from tests.host.setting import MIB, Setting
@@ -140,6 +140,14 @@ def test_a_migrated_page_keeps_its_contents_and_its_place_on_the_lists():
     setting.check()
     with pytest.raises(BadAddress, match="there is no page to migrate"):
         space.migrate(hva + 4096)
+
+
+@pytest.mark.parametrize("size", [-4096, 1000])
+def test_swap_of_no_whole_pages_is_refused(size):
+    setting = Setting(16)
+    with pytest.raises(BadSize, match="no multiple of 4 KiB"):
+        setting.host.swapon(size)
+    assert setting.host.meminfo()["SwapTotal"] == 0
 
 
 def test_an_area_at_a_place_of_ones_choice_may_not_overlap():

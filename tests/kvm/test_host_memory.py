@@ -18,7 +18,7 @@ DESIGNS = [("ept", "naive"), ("shadow", "naive"), ("shadow", "today")]
 def started(mmu, policy="naive", swap=0, guest="16M", host="32M"):
     records = []
     machine = Machine(mmu, policy=policy, tap=records.append, guest_memory=guest, host_memory=host)
-    machine.host.memory.swap.total = swap * 256
+    machine.host.swapon(swap * MIB)
     process = machine.guest.spawn("demo")
     machine.guest.switch(process)
     process.mmap(AREA, "8M")
