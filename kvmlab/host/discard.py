@@ -13,7 +13,7 @@ from kvmlab.base.tap import silent
 from kvmlab.host.page_table import BLOCK, PRESENT, Leaf, pfns_of
 from kvmlab.host.parts import Parts
 from kvmlab.host.records import HostTookBack
-from kvmlab.linux.frames import Role, runs
+from kvmlab.linux.frames import Pages, Role, runs
 
 if TYPE_CHECKING:
     from kvmlab.host.address_space import AddressSpace
@@ -40,11 +40,15 @@ class Discard:
                     self._space.split_entry(leaf)
         self._space.notify(hva, hva + size)
         freed, end = 0, hva + size
+        plain: list[Pages] = []
         while hva < end:
             stop = min(end, (hva & -BLOCK) + BLOCK)
-            freed += self._zap_block(hva, stop)
+            freed += self._empty_block(hva, stop, plain)
             hva = stop
-        return freed
+        pages = np.concatenate(plain) if plain else np.empty(0, np.int64)
+        self._space.rss -= len(pages)
+        self._parts.memory.free_pages(pages)
+        return freed + (len(pages) << PAGE_SHIFT)
 
     def each(self, hvas: NDArray[np.int64]) -> int:
         """Drop single 4 KiB pages, by one `madvise_dontneed` each; returns the bytes freed.
@@ -58,21 +62,24 @@ class Discard:
             for first, count in runs(hvas >> PAGE_SHIFT)
         )
 
-    def _zap_block(self, hva: int, end: int) -> int:
-        """Empty what one table covers: plain small pages at once, all else one by one."""
+    def _empty_block(self, hva: int, end: int, plain: list[Pages]) -> int:
+        """Empty what one table covers; returns how many bytes the host got at once.
+
+        Plain small pages are left to the caller, in ``plain``; all else is freed one by one.
+        """
         address, entries = self._space.table.small_entries(hva, end)
         used = np.flatnonzero(entries)
         pfns = pfns_of(entries[used])
-        plain = (entries[used] & PRESENT != 0).all() and self._parts.plain(pfns)
-        if not len(used) or not plain:
+        present = (entries[used] & PRESENT != 0).all()
+        if not len(used) or not present or not self._parts.plain(pfns):
             return sum(self.zap(leaf) for leaf in self._space.table.between(hva, end))
         self._space.table.clear(address, len(entries))
-        self._space.rss -= len(pfns)
-        self._parts.memory.free_pages(pfns)
+        plain.append(pfns)
         if self._parts.tap is not silent:
             for page, pfn in zip(used.tolist(), pfns.tolist(), strict=True):
-                self._parts.tap(HostTookBack(hva + page * PAGE_SIZE, pfn << PAGE_SHIFT, PAGE_SHIFT))
-        return len(pfns) << PAGE_SHIFT
+                told = HostTookBack(hva + page * PAGE_SIZE, pfn << PAGE_SHIFT, PAGE_SHIFT)
+                self._parts.tap(told)
+        return 0
 
     def zap(self, leaf: Leaf, *, ending: bool = False) -> int:
         """Empty an entry, after notification; returns how many bytes the host got."""

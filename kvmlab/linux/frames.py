@@ -16,10 +16,11 @@ Pages = NDArray[np.int64]
 
 def runs(numbers: Pages) -> Iterator[tuple[int, int]]:
     """Numbers in any order, each counted once, as (first, count) of neighbours."""
-    ordered = np.unique(numbers)
+    ordered = numbers if (np.diff(numbers) > 0).all() else np.unique(numbers)
     breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
-    for run in np.split(ordered, breaks) if len(ordered) else ():
-        yield int(run[0]), len(run)
+    firsts = np.append(0, breaks) if len(ordered) else breaks
+    lengths = np.diff(np.append(firsts, len(ordered)))
+    yield from zip(ordered[firsts].tolist(), lengths.tolist(), strict=True)
 
 
 class Role(IntEnum):
