@@ -25,6 +25,7 @@ from kvmlab.kvm.shadow_mmu import ShadowMmu
 from kvmlab.kvm.statistics import Statistics
 from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
+from kvmlab.qemu.machine import reserve_huge
 
 DIRECT = MappingProxyType(
     {
@@ -59,6 +60,7 @@ class SmallGuest:
         self.host = Host(Ram(ram), self.tap)
         self.process = self.host.process()
         self.vm = Vm(self.host, self.process, self.tap)
+        reserve_huge(self.host, SIZE, host_shift)
         self.hva = self.process.mmap(SIZE, host_shift)
         self.vm.set_region(0, 0, SIZE, self.hva)
         for gpa, word in tables().items():

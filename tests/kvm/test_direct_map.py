@@ -7,6 +7,7 @@ from kvmlab.kvm.dirty_log import pages_in
 from kvmlab.kvm.memslots import LOG_DIRTY_PAGES, READONLY
 from kvmlab.kvm.parameters import Parameters
 from kvmlab.kvm.records import FastFault, Split
+from kvmlab.qemu.machine import reserve_huge
 from tests.small_guest import (
     DESIGNS,
     DIRECT,
@@ -44,6 +45,7 @@ def test_a_leaf_is_as_large_as_the_hosts_page(design, host_shift, expected):
 @pytest.mark.parametrize("design", DIRECT)
 def test_no_leaf_is_large_across_the_edge_of_a_slot_or_where_frames_are_not_congruent(design):
     guest = SmallGuest(design, host_shift=21)
+    reserve_huge(guest.host, SIZE + (8 << 20), 21)
     hva = guest.process.mmap(8 << 20, 21)
     guest.vm.set_region(1, 64 << 20, 3 << 20, hva)  # ends inside its second large page
     guest.vm.set_region(2, 128 << 20, 2 << 20, hva + (4 << 20) + 4096)
@@ -54,6 +56,7 @@ def test_no_leaf_is_large_across_the_edge_of_a_slot_or_where_frames_are_not_cong
 
 def test_a_1g_leaf_needs_a_1g_page_of_the_host():
     guest = SmallGuest("ept eager_page_split=0", ram=4 << 30)
+    reserve_huge(guest.host, 2 << 30, 30)
     hva = guest.process.mmap(2 << 30, 30)
     guest.vm.set_region(1, 2 << 30, 2 << 30, hva)
     guest.mmu.direct.fill(2 << 30, guest.vm.back(2 << 30), Kind.READ)
@@ -75,30 +78,28 @@ def test_a_1g_leaf_needs_a_1g_page_of_the_host():
 def test_leaves_follow_when_the_host_collapses_and_splits_its_pages(design):
     """The notifier drops what was there; the next fault finds the new size."""
     guest = SmallGuest(design)
-    frames = guest.host.buddy.free_frames
-    for shift, leaves in ((12, "pages_4k"), (21, "pages_2m"), (12, "pages_4k")):
-        guest.process._areas[0] = (guest.hva, guest.hva + SIZE, shift)  # khugepaged's doing
-        before = guest.statistics.values()
-        guest.cpu.store(LARGE + PLACE, shift)
-        guest.cpu.store(LARGE + PLACE + 4096, shift)
-        assert guest.statistics.values()[leaves] > before[leaves]
-        assert guest.cpu.load(LARGE + PLACE) == shift
-        guest.records.clear()
-        for one in range(0, 2 << 20, 1 << shift):
-            guest.process.madvise_dontneed(guest.hva + PLACE + one, 1 << shift)
-            table = guest.process.translate(guest.hva + PLACE)
-            assert table is None or one < PLACE
-        clear_host_entry(guest)
-        assert guest.of(VmExit) == []
-    assert guest.host.buddy.free_frames <= frames
+    hva, huge = guest.hva + PLACE, guest.process.advise_huge
+    assert leaves_made(guest, "pages_4k")
+    huge(hva, wanted=True)
+    while guest.process.translate(hva).shift == 12:
+        guest.host.khugepaged.scan()
+    assert guest.of(VmExit) == []
+    assert leaves_made(guest, "pages_2m")
+    guest.process.madvise_dontneed(hva + 8192, 4096)
+    assert guest.of(VmExit) == []
+    assert leaves_made(guest, "pages_4k")
+    assert guest.cpu.load(LARGE + PLACE + 8192) == 0
 
 
-def clear_host_entry(guest):
-    """Take the entry of level 2 out of the host's own table, as khugepaged does."""
-    table, ram = guest.process.root, guest.vm.ram
-    for number in (3, 2):
-        table = ram.load(table + (guest.hva + PLACE >> 12 + 9 * number & 511) * 8) & ~0xFFF
-    ram.store(table + (guest.hva + PLACE >> 21 & 511) * 8, 0)
+def leaves_made(guest, kind):
+    """Whether touching two pages made leaves of a kind; what they held is still there."""
+    before, held = guest.statistics.values(), guest.process.translate(guest.hva + PLACE)
+    if held:
+        assert guest.cpu.load(LARGE + PLACE) == 77
+    guest.cpu.store(LARGE + PLACE, 77)
+    guest.cpu.store(LARGE + PLACE + 4096, 78)
+    guest.records.clear()
+    return guest.statistics.values()[kind] > before[kind]
 
 
 @pytest.mark.parametrize("design", DIRECT)

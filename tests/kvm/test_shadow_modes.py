@@ -27,6 +27,7 @@ from kvmlab.kvm.shadow_mmu import ShadowMmu
 from kvmlab.kvm.shadow_pages import Slot
 from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
+from kvmlab.qemu.machine import reserve_huge
 
 ALL = tuple(one.name for one in POLICIES)
 ON = CR0_PE | CR0_PG
@@ -44,6 +45,7 @@ class Guest:
         host = Host(Ram(128 << 20), self.records.append) if cpu is None else cpu.host
         process = host.process()
         self.vm = Vm(host, process, self.records.append)
+        reserve_huge(host, MEMORY, host_shift)
         self.vm.set_region(0, 0, MEMORY, process.mmap(MEMORY, host_shift))
         self.put(dict(words))
         for gpa in (DATA, OTHER):
