@@ -15,6 +15,8 @@ from kvmlab.machine import Machine
 DESIGNS = (
     ("native", {}),
     ("ept", {}),
+    ("npt", {}),
+    ("agile", {}),
     *(("shadow", {"policy": one.name}) for one in POLICIES),
 )
 AREAS = (0x1000_0000, 0x1020_0000, 0x7F12_3440_0000)  # two share a table, one has its own

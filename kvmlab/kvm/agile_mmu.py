@@ -148,6 +148,11 @@ class AgileMmu(ShadowMmu):
         guest = self._guest
         return guest.long_mode and bool(guest.cr0 & CR0_WP and guest.efer & EFER_NXE)
 
+    def _unmap(self, gpas: range) -> None:
+        """The host takes pages back: no entry and no root may hold where they were."""
+        self.nested.unmap(gpas.start >> PAGE_SHIFT, gpas.stop - 1 >> PAGE_SHIFT)
+        super()._unmap(gpas)
+
     def _zap_all(self) -> None:
         """A slot is gone: nothing is known of the guest's memory any more."""
         self.nested.clear()

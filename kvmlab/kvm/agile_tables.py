@@ -73,6 +73,15 @@ class NestedTables:
                 self._back(gfn)
         self._vm.flushes.request("scan")
 
+    def unmap(self, first: int, last: int) -> None:
+        """The host takes frames: a nested table in one of them is shadowed again.
+
+        A switching bit in the root holds where the table is in the host, which is about to end.
+        """
+        for gfn in [one for one in self._levels if first <= one <= last]:
+            self._back(gfn)
+            self._vm.flushes.request("unmap")  # every virtual CPU takes up its root anew
+
     def clear(self) -> None:
         """Nothing is known of the guest's memory any more."""
         self._levels.clear()

@@ -93,6 +93,21 @@ def test_a_migrated_page_keeps_its_contents_and_is_filled_anew(mmu, policy, page
     assert machine.ram.load(new) == 9
 
 
+@pytest.mark.parametrize("mmu, policy", DESIGNS)
+def test_a_root_of_the_guest_migrates_and_no_walk_goes_where_it_was(mmu, policy):
+    """Agile paging may hold where in the host the guest's root is: in the root that it arms."""
+    machine, _ = started(mmu, policy)
+    process = machine.guest.current
+    for number in range(4):  # four stores to the root, so that it is written often enough
+        process.mmap(number + 1 << 39, "4K")
+        machine.guest.store(number + 1 << 39, number)
+    slot = machine.vm.slots.find(process.root)
+    machine.qemu.process.migrate(slot.hva_of(process.root))
+    machine.cpu.flush_tlb()
+    assert [machine.guest.load(number + 1 << 39) for number in range(4)] == [0, 1, 2, 3]
+    check_frames(machine)
+
+
 def test_a_page_that_is_not_there_cannot_migrate():
     machine, records = started("ept")
     records.clear()

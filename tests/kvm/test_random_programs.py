@@ -116,7 +116,7 @@ class Programs(RuleBasedStateMachine):
 
 
 class TestPrograms(Programs.TestCase):
-    settings = settings(max_examples=10, stateful_step_count=30)
+    settings = settings(max_examples=8, stateful_step_count=30)
 
 
 @pytest.mark.long
