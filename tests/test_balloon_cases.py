@@ -40,8 +40,8 @@ class Buffers(list):
 @pytest.mark.parametrize(
     "ram, target, pages, buffers",
     [
-        pytest.param(4096, 1024, 786432, 3072, marks=pytest.mark.long),  # case 1
-        pytest.param(4096, 3072, 262144, 1024, marks=pytest.mark.long),  # case 2
+        (4096, 1024, 786432, 3072),  # case 1
+        (4096, 3072, 262144, 1024),  # case 2
         (1024, 300, 185344, 724),  # case 3
         (8192, 8191, 256, 1),  # case 4
     ],
