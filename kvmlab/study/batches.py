@@ -25,7 +25,8 @@ from kvmlab.hardware.tlb import ArrayShape, Geometry, Place
 from kvmlab.hardware.vmcs import Instruction
 
 _PLANNED = 5_000  # accesses that are looked at together: a fault makes the plan void
-_BUSY = 20  # one attempt in so many accesses: then a quiet stretch is sought
+_LEAST = 150  # attempts that take longer than to take over the TLB and give it back
+_FARTHEST = 1 << 17  # accesses of one quiet stretch
 _USER_CPL = 3
 _SHIFTS = (12, 21, 22, 30)
 _NEEDS = MappingProxyType({READ: USER, WRITE: USER | WRITE, EXECUTE: USER | EXECUTE})
@@ -44,7 +45,7 @@ class Batches:
         self._cpu, self._kinds = cpu, kinds
         self._addresses = addresses.view(np.int64)
         self._sets = sets_of(cpu.tlb.geometry, shift)
-        self._context, self._busy = cpu.context, False
+        self._context, self._reach = cpu.context, 0  # how far to look for a quiet stretch
         # Where the first level holds each page, for data and for fetches.
         self._places: tuple[dict[int, Place], dict[int, Place]] = ({}, {})
 
@@ -56,19 +57,20 @@ class Batches:
             self._forget()
         try:
             while start < stop:
-                start = self._until_interrupted(start, min(start + _PLANNED, stop))
-                if self._busy:
-                    start += self._quietly(start, stop)
+                start += self._quietly(start, stop)
+                end = min(start + (1 if self._reach else _PLANNED), stop)
+                start = self._until_interrupted(start, end)
         finally:
             cpu.cpl = 0
 
     def _quietly(self, start: int, stop: int) -> int:
-        """Make all that is quiet of these accesses at once, if it is worth while."""
-        gva, kinds = self._addresses[start:stop], self._kinds[start:stop]
-        made = make_quietly(self._cpu, gva, kinds, _PLANNED)
+        """Make what is quiet of the next accesses at once, where many would be attempts."""
+        part = slice(start, min(start + self._reach, stop))
+        gva, kinds = self._addresses[part], self._kinds[part]
+        made = make_quietly(self._cpu, gva, kinds, _LEAST)
         if made:
             self._forget()
-        self._busy = False
+        self._reach = min(2 * made, _FARTHEST)
         return made
 
     def _until_interrupted(self, start: int, stop: int) -> int:
@@ -80,7 +82,8 @@ class Batches:
         )
         attempts, last = self._attempts(made)
         following = stop if last is None else start + last + 1
-        self._busy = last is None and attempts * _BUSY > stop - start
+        if attempts >= _LEAST:
+            self._reach = _PLANNED
         hits = following - start - attempts
         if hits:
             self._cpu.tap(TlbLookups(user=True, where="L1", count=hits))

@@ -95,7 +95,7 @@ BUSY = [UNIFIED, NARROW, SIDES]
 @pytest.mark.parametrize("mmu", ["native", "shadow", "ept", "npt"])
 def test_nor_where_most_accesses_miss(mmu, geometry, monkeypatch):
     """Some pages are touched late, so that quiet stretches end in a fault."""
-    monkeypatch.setattr(batches, "_PLANNED", 50)
+    monkeypatch.setattr(batches, "_LEAST", 20)
     stretches = []
     monkeypatch.setattr(batches, "make_quietly", counting(stretches))
     rng = np.random.default_rng(3)
