@@ -1,17 +1,18 @@
-"""The composition root: one host and its VM, wired.  The only file that knows every party."""
+"""One host with one VM, wired; or a VM on a server that others share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 
-from kvmlab.base.addresses import parse_address, parse_size, size_text
+from kvmlab.base.addresses import parse_address, parse_size
 from kvmlab.base.clock import Clock
-from kvmlab.base.errors import BadChoice, BadSize
+from kvmlab.base.errors import BadChoice
 from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.balloon import BalloonDriver
+from kvmlab.guest.balloon_stats import Stats
 from kvmlab.guest.kernel import Kernel
 from kvmlab.hardware.cpu import Cpu
-from kvmlab.hardware.formats import ALL_RIGHTS, Format, compile_tables, format_named
+from kvmlab.hardware.formats import ALL_RIGHTS, Format, compile_tables
 from kvmlab.hardware.instructions import load_pdptes
 from kvmlab.hardware.processor import Controls
 from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
@@ -27,16 +28,20 @@ from kvmlab.kvm.policy import NAIVE, policy_named
 from kvmlab.kvm.shadow_mmu import ShadowMmu
 from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
+from kvmlab.machine.designs import (
+    DESIGNS,
+    check_guest,
+    check_host,
+    check_vcpus,
+    ept_levels,
+    guest_format,
+    host_shift,
+)
+from kvmlab.machine.server import Server
 from kvmlab.qemu.balloon import Balloon, BalloonOptions
 from kvmlab.qemu.firmware import boot_controls, identity_tables
 from kvmlab.qemu.machine import VIRTIO_MMIO, Qemu, memory_map, reserve_huge
 from kvmlab.qemu.nested import L1, Shape
-
-MMUS = ("native", "shadow", "ept")
-DESIGNS = (*MMUS, "npt", "agile", "l2-ept", "l2-shadow")
-_HOST_SHIFTS = (12, 21, 30)
-MOST_VCPUS = 32  # as Firecracker allows; the pictures would not hold more
-_LOW_MEMORY = 896 << 20  # what a 32-bit Linux maps directly
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Machine:
     ``vcpus`` logical CPUs share the memory; in a VM each has a VMCS, and all have the same tables.
     A nested guest (``l2-ept``, ``l2-shadow``) runs under L1, which without ``vmcs_shadowing``
     exits for each VMREAD and VMWRITE; there ``host_levels`` and ``host_page`` are L0's and L1's.
+    On a ``server`` its host, clock and memory are used, and what it promised others is no matter.
     Raises `BadChoice` and `BadSize`.
     """
 
@@ -79,21 +85,25 @@ class Machine:
         vcpus: int = 1,
         vmcs_shadowing: bool = True,
         geometry: Geometry = UNIFIED,
+        server: Server | None = None,
         tap: Tap = silent,
     ) -> None:
         if mmu not in DESIGNS:
             raise BadChoice(f"there is no design {mmu!r}; choose one of {', '.join(DESIGNS)}")
         guest_size, host_size = parse_size(guest_memory), parse_size(host_memory)
-        fmt = _guest_format(guest_levels, mmu)
-        host_shift = _host_shift(host_page)
-        _check_sizes(guest_size, host_size, fmt, host_shift, native=mmu == "native")
-        _check_vcpus(vcpus, mmu)
-        self.mmu, self.tap, self.clock = mmu, tap, Clock()
+        fmt, shift = guest_format(guest_levels, mmu), host_shift(host_page)
+        check_guest(guest_size, fmt, 0 if mmu == "native" else shift)
+        if not server:
+            check_host(guest_size, host_size, native=mmu == "native")
+        check_vcpus(vcpus, mmu)
+        self.mmu, self.tap, self._server = mmu, tap, server
+        self.clock = server.clock if server else Clock()
         self.balloon: Balloon | None = None  # the device; its driver is the guest's
         self.balloon_driver: BalloonDriver | None = None
         self.guest_page = parse_size(guest_page)
         self._shadow_policy = policy_named(policy)
-        self.ram = Ram(guest_size if mmu == "native" else host_size)
+        size = guest_size if mmu == "native" else host_size
+        self.ram = server.ram if server else Ram(size)
         self.cpus = _cpus(vcpus, self.ram, geometry, tap)
         self.cpu = self.cpus[0]
         self.host: Host | None = None
@@ -106,7 +116,7 @@ class Machine:
                 cpu.start(boot_controls(fmt))
         else:
             shadowing = vmcs_shadowing
-            self._power_on(fmt, guest_size, host_shift, _ept_levels(host_levels), shadowing)
+            self._power_on(fmt, guest_size, shift, ept_levels(host_levels), shadowing)
         if fmt.mode == "PAE" and "shadow" not in mmu:  # where CR3 loads exit KVM has done so
             load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
             self.cpu.refresh()
@@ -120,13 +130,14 @@ class Machine:
         self, fmt: Format, size: int, host_shift: int, levels: int, shadowing: bool
     ) -> None:
         """Start QEMU, its VM, and virtual CPUs in the mode that firmware leaves."""
-        self.host = Host(self.ram, self.tap)
+        self.host = self._server.host if self._server else Host(self.ram, self.tap)
         if self.mmu.startswith("l2-"):
             shape = Shape(self.mmu, fmt, size, host_shift, levels, self._shadow_policy, shadowing)
             self.l1 = L1(self.cpu, self.host, shape, self.clock)
             self.qemu, self.vcpu = self.l1.below, self.l1.l0
             return
-        reserve_huge(self.host, size, host_shift)
+        if not self._server:  # there the pools are the administrator's affair
+            reserve_huge(self.host, size, host_shift)
         self.qemu = Qemu(self.host, size, host_shift, self.clock, self.tap)
         self.qemu.load_firmware(fmt)
         vm, boot = self.qemu.vm, boot_controls(fmt)
@@ -158,13 +169,15 @@ class Machine:
             self.load_balloon_driver()
         return self.balloon
 
-    def load_balloon_driver(self, poison: int | None = None) -> BalloonDriver:
+    def load_balloon_driver(
+        self, poison: int | None = None, stats: Callable[[], Stats] | None = None
+    ) -> BalloonDriver:
         """Modprobe virtio_balloon, in a guest that poisons free pages or not.
 
-        Raises `BadChoice` where there is no such device.
+        ``stats`` gives the statistics that it sends.  Raises `BadChoice` without such a device.
         """
         self.balloon_driver = BalloonDriver(
-            self.guest, VIRTIO_MMIO, self.clock, poison=poison, tap=self.tap
+            self.guest, VIRTIO_MMIO, self.clock, stats=stats, poison=poison, tap=self.tap
         )
         return self.balloon_driver
 
@@ -262,51 +275,3 @@ def _cpus(count: int, ram: Ram, geometry: Geometry, tap: Tap) -> list[Cpu]:
 def _sibling(first: Vcpu, guest: Controls, vcpu: Vcpu) -> Mmu:
     """The MMU of another virtual CPU of the VM of ``first``."""
     return first.mmu.sibling(vcpu.vmcs, vcpu.cpu, guest)
-
-
-def _check_vcpus(count: int, mmu: str) -> None:
-    if mmu.startswith("l2-") and count != 1:
-        raise BadChoice(f"a nested guest has one virtual CPU here, not {count!r}")
-    if type(count) is not int or not 1 <= count <= MOST_VCPUS:
-        raise BadChoice(f"{count!r} virtual CPUs are not on offer; choose 1 to {MOST_VCPUS}")
-
-
-def _guest_format(levels: int, mmu: str) -> Format:
-    names = MappingProxyType({2: "32-bit", 3: "PAE", 4: "4-level", 5: "5-level"})
-    if levels not in names:
-        raise BadChoice(f"{levels} guest levels are not on offer; choose 2, 3, 4 or 5")
-    if mmu == "agile" and levels < 4:
-        raise BadChoice(f"agile paging shadows guests of 4 or 5 levels, not of {levels}")
-    return format_named(names[levels])
-
-
-def _ept_levels(levels: int) -> int:
-    if levels not in (4, 5):
-        raise BadChoice(f"EPT has 4 or 5 levels, not {levels}")
-    return levels
-
-
-def _host_shift(page: int | str) -> int:
-    size = parse_size(page)
-    if size not in [1 << shift for shift in _HOST_SHIFTS]:
-        raise BadSize(f"{size_text(size)} is no host page; choose 4K, 2M or 1G")
-    return size.bit_length() - 1
-
-
-def _check_sizes(guest: int, host: int, fmt: Format, host_shift: int, *, native: bool) -> None:
-    """Refuse memory that cannot be: misaligned, or a guest larger than its host."""
-    grain = max(1 << fmt.page_shifts[1], 1 << host_shift if not native else 0)
-    if guest % grain:
-        raise BadSize(f"guest memory {size_text(guest)} is no multiple of {size_text(grain)}")
-    if not fmt.long_mode and guest > _LOW_MEMORY:
-        raise BadSize(
-            f"a {fmt.name} guest maps its memory above 0xc0000000: {size_text(guest)} is more "
-            f"than the {size_text(_LOW_MEMORY)} that fit there"
-        )
-    if host % PAGE_SIZE:
-        raise BadSize(f"host memory {size_text(host)} is no multiple of 4K")
-    if not native and guest >= host:
-        raise BadSize(
-            f"a guest of {size_text(guest)} does not fit in a host of {size_text(host)}: "
-            "the host needs room for page tables too"
-        )

@@ -1,0 +1,127 @@
+"""libvirtd on a server: it starts a machine for each domain and speaks to it through QMP.
+
+libvirt, src/qemu/qemu_process.c; what a definition asks of QEMU in qemu_command.c.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from kvmlab.base.errors import KvmlabError, OutOfMemory
+from kvmlab.guest.reclaim import Reclaimer
+from kvmlab.host.address_space import AddressSpace
+from kvmlab.machine.machine import Machine
+from kvmlab.machine.server import Server
+from kvmlab.management.connection import virConnect
+from kvmlab.management.domain_xml import Definition
+from kvmlab.management.drivers import LATEST, QemuDriver
+from kvmlab.management.libvirt_errors import internal
+from kvmlab.qemu.balloon import BalloonOptions
+
+Boot = Callable[[Machine], None]
+"""What runs in a guest once its kernel is up: the balloon's driver, programs."""
+
+_HUGE = 2048  # KiB: the default huge page of x86
+
+
+def boot_linux(machine: Machine) -> None:
+    """A current Linux: memory is reclaimed, and the balloon's driver tells all it knows."""
+    reclaimer = Reclaimer(machine.guest)
+    reclaimer.start(machine.clock)
+    if machine.balloon:
+        machine.load_balloon_driver(stats=reclaimer.statistics)
+
+
+class Emulator:
+    """The QEMU of one domain (management/drivers.py)."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    @property
+    def _process(self) -> AddressSpace:
+        assert self.machine.vmm is not None  # noqa: S101  a domain has a hypervisor
+        return self.machine.vmm.process
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still is: the host's OOM killer may have taken it."""
+        return self._process.alive
+
+    def qmp(self, request: dict[str, object]) -> dict[str, object]:
+        """One QMP request to its monitor."""
+        assert self.machine.vmm is not None  # noqa: S101  likewise
+        answer = self.machine.vmm.monitor.execute(request)
+        self.machine.clock.sleep(0)  # the guest hears of it at once
+        return answer
+
+    def rss(self) -> int:
+        """Resident KiB: the guest's memory that the host backs.
+
+        QEMU's own code and heap, some 50 to 200 MiB of a real one, are not simulated.
+        """
+        return self._process.rss * 4
+
+    def cpu_time(self) -> int:
+        """0: processor time is not simulated, and dominfo leaves its line out."""
+        return 0
+
+    def stop(self) -> None:
+        """The process ends and its memory goes back to the host."""
+        self._process.exit()
+
+
+def connect(
+    server: Server, *, boot: Boot = boot_linux, library_version: int = LATEST
+) -> virConnect:
+    """A connection ``qemu:///system`` to ``server``, as libvirt-python's `open` returns one.
+
+    ``boot`` is what its guests run; ``library_version`` that of libvirt, 9.0.0 as 9000000.
+    """
+    mib = server.ram.size >> 20
+    node: list[object] = ["x86_64", mib, 1, 0, 1, 1, 1, 1]
+    memory = partial(_node_memory, server)
+    driver = QemuDriver(partial(_launch, server, boot), node, memory, library_version)
+    return virConnect(driver, "qemu:///system")
+
+
+def _launch(server: Server, boot: Boot, definition: Definition) -> Emulator:
+    """Start QEMU with the memory, the backing and the balloon that ``definition`` names."""
+    try:
+        machine = Machine(
+            guest_memory=definition.memory << 10,
+            host_page=_host_page(server, definition),
+            vcpus=definition.vcpus,
+            server=server,
+            tap=server.tap,
+        )
+    except OutOfMemory as error:
+        raise internal(f"process exited while connecting to monitor: {error}") from error
+    except KvmlabError as error:
+        raise internal(f"qemu unexpectedly closed the monitor: {error}") from error
+    if balloon := definition.balloon:
+        options = BalloonOptions(
+            deflate_on_oom=balloon.autodeflate == "on",
+            free_page_reporting=balloon.free_page_reporting == "on",
+        )
+        machine.attach_balloon(options, driver=False)
+    boot(machine)
+    server.clock.sleep(0)
+    return Emulator(machine)
+
+
+def _host_page(server: Server, definition: Definition) -> int:
+    """The page size in bytes that backs the guest: 4 KiB, or that of a mounted hugetlbfs."""
+    asked = definition.hugepage
+    if asked is None:
+        return 4096
+    size = (asked or _HUGE) << 10
+    if size.bit_length() - 1 not in server.host.hugetlb or size & size - 1:
+        raise internal(f"Unable to find any usable hugetlbfs mount for {asked} KiB")
+    return size
+
+
+def _node_memory(server: Server) -> dict[str, int]:
+    """virNodeGetMemoryStats(): what libvirt reads in /proc/meminfo, in KiB."""
+    found = server.host.meminfo()
+    names = {"total": "MemTotal", "free": "MemFree", "buffers": "Buffers", "cached": "Cached"}
+    return {name: found[field] for name, field in names.items()}
