@@ -3,12 +3,17 @@
 import os
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmlab.hardware.batch_walk import NOWHERE, translate
-from kvmlab.hardware.records import Kind, Step
+from kvmlab.hardware.cpu import Cpu
+from kvmlab.hardware.processor import CR0_PE, CR0_PG, CR4_PAE, EFER_LME, Controls
+from kvmlab.hardware.ram import Ram
+from kvmlab.hardware.records import ExitReason, Kind, Step, VmExit
+from kvmlab.hardware.vmcs import Vmcs
 from tests.tables_shared import MODES, shared
 
 SEEDS = st.integers(0, 1 << 32)
@@ -58,3 +63,29 @@ def test_a_batch_is_many_single_walks(mode, second, seed):
 @given(seed=SEEDS)
 def test_also_where_tables_contain_one_another(mode, second, seed):
     check(seed, mode, second, tangled=True)
+
+
+def entangled():
+    """EPT's root is the guest's too, and its 1 GiB leaf is the guest's 1 GiB page.
+
+    The guest's A bit, set in the root, is a reserved bit to EPT: the walk of the page itself then
+    finds a misconfiguration.
+    """
+    root, below = 0x1000, 0x2000
+    ram = Ram(1 << 31)
+    ram.store(root, below | 7)
+    ram.store(below, 0x80 | 6 << 3 | 7)
+    controls = Controls(cr0=CR0_PE | CR0_PG, cr3=root, cr4=CR4_PAE, efer=EFER_LME)
+    cpu = Cpu(ram)
+    cpu.enter(Vmcs(lambda _exit: None, controls, eptp=root | 0x1E))
+    return cpu
+
+
+def test_an_entry_of_both_dimensions_is_walked_access_by_access():
+    accesses = np.array([0x5000], np.uint64), np.array([1], np.uint8), np.array([True])
+    (expected,), references = one_by_one(cpu := entangled(), *accesses)
+    assert isinstance(expected, VmExit)
+    assert expected.reason is ExitReason.EPT_MISCONFIG
+    walked = translate(other := entangled(), *accesses)
+    assert walked.outcome(0) == expected
+    assert (+walked.references, other.ram.image()) == (references, cpu.ram.image())
