@@ -65,20 +65,30 @@ def page_keys(addresses: Ints, mask: int) -> Keys:
     numbers, inverse, counts = np.unique(
         addresses >> 12 & mask, return_inverse=True, return_counts=True
     )
-    return Keys(inverse, len(numbers), np.arange(len(numbers)), numbers, counts)
+    every = np.arange(len(numbers), dtype=np.int64)
+    return Keys(inverse.astype(np.int64), len(numbers), every, numbers, counts)
+
+
+def occurrences(numbers: Ints, size: int, weights: Ints | None = None) -> Ints:
+    """How often each number below ``size`` occurs, or the sum of its weights (below 2**53).
+
+    NumPy counts numbers of the machine's own width: 32 bits in a browser.
+    """
+    found = np.bincount(numbers.astype(np.intp, copy=False), weights, minlength=size)
+    return found.astype(np.int64, copy=False)
 
 
 def distinct(numbers: Ints) -> tuple[Ints, Ints]:
     """Each of ``numbers`` once, rising, and where in that list each of them is."""
     low, high = int(numbers.min()), int(numbers.max())
     if low == high:
-        return np.array([low]), np.zeros(len(numbers), np.int64)
+        return np.array([low], np.int64), np.zeros(len(numbers), np.int64)
     if high - low >= max(4096, 8 * len(numbers)):
         return np.unique(numbers, return_inverse=True)
     offsets = numbers - low
     seen = np.zeros(high - low + 1, np.bool_)
     seen[offsets] = True
-    found = np.flatnonzero(seen)
+    found = np.flatnonzero(seen).astype(np.int64)
     place = np.empty(high - low + 1, np.int64)
     place[found] = np.arange(len(found))
     return found + low, place.take(offsets)
@@ -125,8 +135,8 @@ def _window_keys(addresses: Ints, mask: int, low: int, high: int, keys: Ints) ->
 def _counted(keys: Ints, size: int, windows: Ints | None, low: int) -> Keys:
     counts = np.zeros(size, np.int64)
     for part in chunks(len(keys), max(CHUNK, 4 * size)):
-        counts += np.bincount(keys[part], minlength=size)
-    used = np.flatnonzero(counts)
+        counts += occurrences(keys[part], size)
+    used = np.flatnonzero(counts).astype(np.int64)
     if windows is None:
         numbers = used + low
     else:

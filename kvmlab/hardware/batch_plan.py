@@ -12,16 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvmlab.hardware import permissions
-from kvmlab.hardware.batch_pages import Ints
+from kvmlab.hardware.batch_pages import Bools, Bytes, Ints
 from kvmlab.hardware.batch_second import Locator, due, four_roots, needed, one_root, reach, refusal
+from kvmlab.hardware.batch_traits import Traits
 from kvmlab.hardware.batch_tree import (
     FOREIGN,
     WHY,
-    Bools,
-    Bytes,
     Found,
     References,
-    Traits,
     walk_pages,
 )
 from kvmlab.hardware.cpu import Cpu, Outcome

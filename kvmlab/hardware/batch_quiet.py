@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvmlab.hardware.batch_lru import LruArray
-from kvmlab.hardware.batch_pages import Bytes, Ints, Keys, page_keys
+from kvmlab.hardware.batch_pages import Bytes, Ints, Keys, occurrences, page_keys
 from kvmlab.hardware.batch_plan import MARK, REFUSED, Plan, plan_pages
 from kvmlab.hardware.batch_second import due
 from kvmlab.hardware.batch_tlb import MISS, BatchTlb
@@ -106,10 +106,8 @@ class _Stretch:
         assert self.held is not None  # noqa: S101
         fetch = self.kinds == Kind.FETCH if self.cpu.tlb.geometry.fetch else False
         where = self.batch.lookups(gva.view(np.uint64), _SHIFT, fetch)
-        missed = np.bincount(
-            self.keys.of_access[: len(gva)].take(np.flatnonzero(where == MISS)),
-            minlength=self.keys.size,
-        ).take(self.keys.used)
+        keys = self.keys.of_access[: len(gva)].take(np.flatnonzero(where == MISS))
+        missed = occurrences(keys, self.keys.size).take(self.keys.used)
         fresh = self._fresh(np.flatnonzero(missed))
         second = {number: one for held in self.held for number, one in held.items()}
         for array, cascade, held in zip(

@@ -18,7 +18,7 @@ def translate_singly(
 ) -> tuple[Ints, References, dict[int, Outcome]]:
     """Where each access goes (-1: it was stopped), entries read, and why some were stopped."""
     references, stopped = References(), dict[int, Outcome]()
-    hpa = np.full(len(gva), -1)
+    hpa = np.full(len(gva), -1, np.int64)
 
     def count(record: object) -> None:
         if isinstance(record, Step):

@@ -5,19 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvmlab.hardware.batch_pages import Ints
+from kvmlab.hardware.batch_pages import Bools, Bytes, Ints
+from kvmlab.hardware.batch_traits import Traits
 from kvmlab.hardware.batch_tree import (
     ABSENT,
     LEAF,
     TABLE,
     WHY,
     WIDTH,
-    Bools,
-    Bytes,
     Found,
     Home,
     References,
-    Traits,
     walk_pages,
 )
 from kvmlab.hardware.ept import Ept
@@ -32,7 +30,9 @@ def one_root(root: int, else_why: int = ABSENT) -> Roots:
 
     def roots(above: Ints) -> tuple[Ints, Bytes]:
         inside = above == 0
-        return np.where(inside, root, 0), np.where(inside, TABLE, else_why).astype(np.uint8)
+        return np.where(inside, np.int64(root), np.int64(0)), np.where(
+            inside, TABLE, else_why
+        ).astype(np.uint8)
 
     return roots
 

@@ -14,14 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kvmlab.hardware.batch_pages import Ints, distinct, signed
+from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, distinct, occurrences, signed
+from kvmlab.hardware.batch_traits import TRAITS, Traits
 from kvmlab.hardware.formats import XD, Row, Tables
 from kvmlab.hardware.ram import Ram
 
-Bools = NDArray[np.bool_]
-Bytes = NDArray[np.uint8]
 References = Counter[tuple[str, int]]
 """How many entries were read, by whose table it is and its level."""
 
@@ -69,41 +67,6 @@ class Level:
     home: Home
 
 
-TRAITS = 1 << 11
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """What a number of `Found.traits` says of a page."""
-
-    tables: Tables
-    number: int
-
-    @property
-    def rights(self) -> int:
-        """What all entries together allow, as R, W, X and U (see `walker.entry_rights`)."""
-        bits = self.number
-        if self.tables.format.mode != "ept":
-            return 1 | bits & 2 | (bits & 1) << 2 | (bits & 4) << 1
-        return bits & 7 | (bits >> 7 & 8 if self.tables.switches.mode_based else (bits & 4) << 1)
-
-    @property
-    def leaf(self) -> int:
-        """The leaf entry, as far as its protection key."""
-        keyed = self.tables.switches.keys and self.tables.format.long_mode
-        return (self.number >> 7 & 15) << 59 if keyed else 0
-
-    @property
-    def accessed(self) -> bool:
-        """Whether every entry on the way has its A bit set."""
-        return bool(self.number & self.tables.format.accessed)
-
-    @property
-    def dirty(self) -> bool:
-        """Whether the leaf has its D bit set."""
-        return bool(self.number & self.tables.format.dirty)
-
-
 @dataclass(slots=True)
 class Found:
     """The pages' translations: `State` of the last level, and the way there."""
@@ -141,7 +104,7 @@ class Found:
     def judged(self, judge: Callable[[Traits], int]) -> Ints:
         """What ``judge`` says of each page; it is asked once for all pages of the same traits."""
         traits, said = self.traits(), np.zeros(TRAITS, np.int64)
-        for number in np.flatnonzero(np.bincount(traits, minlength=TRAITS)).tolist():
+        for number in np.flatnonzero(occurrences(traits, TRAITS)).tolist():
             said[number] = judge(Traits(self.tables, number))
         return said.take(traits)
 
@@ -161,7 +124,7 @@ class Found:
             read = int(weights.sum() if level.read.all() else weights[level.read].sum())
             if read:
                 references[self.tables.format.table, level.row.level] += read
-            weights = _summed(level.parent, weights, len(level.open))
+            weights = occurrences(level.parent, len(level.open), weights)
             if level.home.count:
                 level.home.count(weights * level.open, references)
 
@@ -236,7 +199,7 @@ def _descend(
         entry = ram.words.take(word >> 1) >> 32 * (word & 1) & 0xFFFF_FFFF
     if outside is not None:
         ones = (1 << 8 * tables.format.entry_bytes) - 1
-        entry = np.where(outside.take(parent), signed(ones), entry)
+        entry = np.where(outside.take(parent), np.int64(signed(ones)), entry)
     read = readable.take(parent)
     state = _judge(tables, row, entry)
     if row.level != tables.no_rights_level:
@@ -265,7 +228,9 @@ def _judge(tables: Tables, row: Row, entry: Ints) -> State:
     if row.always_leaf:
         reserved, base = entry & signed(row.page_reserved) != 0, page
     else:
-        masks = np.where(leaf, signed(row.page_reserved), signed(row.table_reserved))
+        masks = np.where(
+            leaf, np.int64(signed(row.page_reserved)), np.int64(signed(row.table_reserved))
+        )
         reserved, base = entry & masks != 0, np.where(leaf, page, entry & row.table_address)
     if tables.bad_rights:
         pattern = entry & 7 | (entry >> 7 & 8 if tables.switches.mode_based else 0)
@@ -294,10 +259,6 @@ def _frames(tables: Tables, state: State, pages: Ints) -> Ints:
         return state.base
     inside = (1 << shifts.take(state.level)) - 1
     return np.where(state.why == LEAF, state.base | pages << 12 & inside, 0) & ~0xFFF
-
-
-def _summed(parent: Ints, weights: Ints, count: int) -> Ints:
-    return np.bincount(parent, weights, minlength=count).astype(np.int64)  # exact below 2**53
 
 
 def _any(parent: Ints, rows: Bools, count: int) -> Bools:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmlab.hardware.batch_pages import CHUNK, Ints, chunks, page_keys
+from kvmlab.hardware.batch_pages import CHUNK, Ints, chunks, occurrences, page_keys
 from kvmlab.hardware.batch_plan import KINDS, MARK, REFUSED, Plan, plan_pages
 from kvmlab.hardware.batch_scalar import translate_singly
 from kvmlab.hardware.batch_tree import References
@@ -64,7 +64,7 @@ def translate(
         return _translate(cpu, gva, acc)
     good = np.setdiff1d(np.arange(len(gva)), bad, assume_unique=True)
     part = _translate(cpu, gva[good], acc[good])
-    hpa = np.full(len(gva), NOWHERE)
+    hpa = np.full(len(gva), NOWHERE, np.int64)
     hpa[good] = part.hpa
     why: dict[int, Outcome] = {
         int(n): GeneralProtection(int(addresses[n]), "the address is not canonical") for n in bad
@@ -114,9 +114,7 @@ def _translate(cpu: Cpu, gva: Ints, acc: NDArray[np.uint8]) -> Walked:
     stopped, page = flagged.take(refused), page.take(refused)
     hpa[stopped] = NOWHERE
     by_guest = page[plan.guest_refuses(page, acc.take(stopped))]
-    references = plan.count(
-        keys.counts, keys.counts - np.bincount(by_guest, minlength=len(keys.used))
-    )
+    references = plan.count(keys.counts, keys.counts - occurrences(by_guest, len(keys.used)))
     stops = _Stops(plan, gva, acc, place, keys.of_access)
     return Walked(hpa, references, stops)
 
