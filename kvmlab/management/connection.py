@@ -87,6 +87,8 @@ class virConnect:
 
     def listAllDomains(self, flags: int = 0) -> list[virDomain]:  # noqa: ARG002
         """All domains, those that run first."""
+        for one in list(self._domains):
+            one.reap()
         return sorted(self._domains, key=lambda one: (not one.isActive(), one.ID(), one.name()))
 
     def listDomainsID(self) -> list[int]:
@@ -95,7 +97,7 @@ class virConnect:
 
     def listDefinedDomains(self) -> list[str]:
         """The names of those that are defined and do not run."""
-        return [one.name() for one in self._domains if not one.isActive()]
+        return [one.name() for one in self.listAllDomains() if not one.isActive()]
 
     def numOfDomains(self) -> int:
         """How many run."""

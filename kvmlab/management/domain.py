@@ -266,11 +266,17 @@ class virDomain:
     def _now(self) -> Definition:
         return self._live if self._running() and self._live else self._config
 
-    def _running(self) -> Running | None:
-        """The run; None when shut off, also when the host killed QEMU."""
+    def reap(self) -> None:
+        """Take note if the host killed its QEMU: a domain that was not defined is gone then."""
         if self._run and not self._run.alive:
             self._run = self._live = None
             self._why_off = VIR_DOMAIN_SHUTOFF_CRASHED
+            if not self._persistent:
+                self._leave()
+
+    def _running(self) -> Running | None:
+        """The run; None when shut off, also when the host killed QEMU."""
+        self.reap()
         return self._run
 
     def _alive(self) -> Running:
@@ -281,6 +287,7 @@ class virDomain:
         return run
 
     def _check(self) -> None:
+        self.reap()
         if self._gone:
             raise libvirtError(
                 f"Domain not found: no domain with matching uuid '{self._config.uuid}' "

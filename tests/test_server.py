@@ -1,0 +1,308 @@
+"""Domains of libvirt on a simulated server: what virsh shows is what guest and host did."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvmlab.base.clock import SECOND
+from kvmlab.base.errors import ProcessKilled
+from kvmlab.guest.reclaim import Reclaimer
+from kvmlab.machine import Machine, Server, connect
+from kvmlab.management.balloon_manager import manage
+from kvmlab.management.libvirt_errors import libvirtError
+from kvmlab.management.mom import Mom
+from kvmlab.management.virsh import virsh
+
+SERIES = json.loads(
+    (Path(__file__).parent / "data" / "balloon_series.json").read_text(encoding="utf-8")
+)
+AREA = 0x1000_0000
+XML = """<domain type='kvm'><name>{name}</name><memory unit='MiB'>{mib}</memory>{more}
+<os><type>hvm</type></os><devices>{balloon}</devices></domain>"""
+BALLOON = "<memballoon model='virtio'/>"
+PERIOD = "<memballoon model='virtio'><stats period='{}'/></memballoon>"
+
+
+class Guests:
+    """A connection to a server, and the machines that its domains run on, by name."""
+
+    def __init__(self, memory="256M", **options):
+        self.server = Server(memory, swap=options.pop("swap", None))
+        self.machines = []
+        boot = options.pop("boot", None)
+        if boot:
+            options["boot"] = boot
+        self.connection = connect(self.server, **options)
+
+    def start(self, name="vm", mib=64, balloon=BALLOON, more=""):
+        domain = self.connection.createXML(
+            XML.format(name=name, mib=mib, balloon=balloon, more=more)
+        )
+        self.machines.append(domain._run.emulator.machine)
+        return domain
+
+    def virsh(self, line):
+        printed = virsh(self.connection, line)
+        assert (printed.err, printed.status) == ("", 0)
+        return printed.out
+
+    def sleep(self, seconds):
+        self.server.clock.sleep(seconds * SECOND)
+
+
+def fill(machine, mib, name="filler"):
+    """A process that touches so much memory."""
+    process = machine.guest.spawn(name)
+    machine.guest.switch(process)
+    process.mmap(AREA, mib << 20)
+    for page in range(mib << 8):
+        machine.guest.store(AREA + (page << 12), page)
+    return process
+
+
+def names(text):
+    return [line.split()[0] for line in text.splitlines() if line]
+
+
+# -- the source text's two outputs ----------------------------------------------------------
+
+
+def boot_of_2014(machine):
+    """A guest of the source text's time: its driver's first buffer was never filled.
+
+    Linux, virtio_balloon.c before "init 1st buffer in stats vq" (2017): ten records of tag 0.
+    """
+    reclaimer = Reclaimer(machine.guest)
+    first = [True]
+
+    def stats():
+        if first.pop() if first else False:
+            return [(0, 0)] * 10
+        return [one for one in reclaimer.statistics() if one[0] <= 5]
+
+    if machine.balloon:
+        machine.load_balloon_driver(stats=stats)
+
+
+def test_the_two_outputs_of_the_source_text_come_line_for_line():
+    """A guest of 4 GiB under libvirt 1.2, without a period and with one of 10 seconds."""
+    guests = Guests("5G", boot=boot_of_2014, library_version=1_002_002)
+    guests.start("without", 4096)
+    guests.start("with", 4096, PERIOD.format(10))
+    guests.sleep(11)
+    without = guests.virsh("dommemstat without").splitlines()
+    assert without[:2] == ["actual 4194304", "swap_in 0"]
+    assert names("\n".join(without)) == ["actual", "swap_in", "rss"]
+    found = guests.virsh("dommemstat with")
+    assert names(found) == [
+        *("actual", "swap_in", "swap_out", "major_fault", "minor_fault"),
+        *("unused", "available", "rss"),
+    ]
+    values = dict(line.split() for line in found.splitlines() if line)
+    assert int(values["unused"]) < int(values["available"]) < int(values["actual"]) == 4194304
+    assert int(values["rss"]) < int(values["available"])
+
+
+# -- the balloon through virsh --------------------------------------------------------------
+
+SCALE = 8  # the recorded guest of 512 MiB, an eighth as large
+BEFORE = {"balloon -> 384 MiB": "at 384", "balloon -> 192 MiB": "at 192"}
+
+
+def recorded(run, note):
+    return next(row for row in SERIES[run]["rows"] if row["note"].startswith(note))
+
+
+def rss(guests):
+    return guests.connection.lookupByName("vm").memoryStats()["rss"]
+
+
+def available(guests):
+    return guests.connection.lookupByName("vm").memoryStats()["available"]
+
+
+def test_the_recorded_series_of_a_balloon_comes_from_the_same_actions():
+    """`actual` and the change of MemTotal are exact, each settled change of RSS within 10 %."""
+    guests = Guests("128M")
+    guests.start("vm", 512 // SCALE, PERIOD.format(1))
+    machine = guests.machines[0]
+    machine.guest.exit(fill(machine, 300 // SCALE))
+    guests.sleep(2)
+    for action, done in BEFORE.items():
+        before, after = recorded("plain", action), recorded("plain", done)
+        ours, total = rss(guests), available(guests)
+        left = after["actual"] // SCALE >> 10
+        was = guests.connection.lookupByName("vm").info()[2]
+        guests.virsh(f"setmem vm {left}")
+        guests.sleep(3)
+        assert guests.connection.lookupByName("vm").info()[2] == left
+        assert available(guests) - total == left - was
+        change = (after["host_kB"]["VmRSS"] - before["host_kB"]["VmRSS"]) / SCALE
+        assert rss(guests) - ours == pytest.approx(change, rel=0.1)
+    ours = rss(guests)
+    guests.virsh("setmem vm 64M")
+    guests.sleep(3)
+    assert rss(guests) == pytest.approx(ours, abs=64)  # as recorded; the driver's own pages
+    machine.guest.exit(fill(machine, 200 // SCALE))
+    refilled = recorded("plain", "deflated; guest refills 200 MiB")["host_kB"]["VmRSS"]
+    change = (refilled - recorded("plain", "balloon -> 512 MiB")["host_kB"]["VmRSS"]) / SCALE
+    assert rss(guests) - ours == pytest.approx(change, rel=0.1)
+
+
+def test_with_free_page_reporting_rss_falls_by_itself_and_actual_stays():
+    guests = Guests("128M")
+    balloon = "<memballoon model='virtio' freePageReporting='on'><stats period='1'/></memballoon>"
+    guests.start("vm", 512 // SCALE, balloon)
+    machine = guests.machines[0]
+    machine.guest.exit(fill(machine, 300 // SCALE))
+    full = rss(guests)
+    guests.sleep(10)
+    freed, asked = (recorded("free_page_reporting", note) for note in ("guest freed", "balloon"))
+    change = (asked["host_kB"]["VmRSS"] - freed["host_kB"]["VmRSS"]) / SCALE
+    assert rss(guests) - full == pytest.approx(change, rel=0.1)
+    assert guests.connection.lookupByName("vm").info()[2] == 64 << 10
+
+
+def test_numbers_are_as_old_as_the_last_poll():
+    guests = Guests()
+    domain = guests.start(balloon=PERIOD.format(10))
+    guests.sleep(1)
+    first = domain.memoryStats()
+    fill(guests.machines[0], 4)
+    guests.sleep(5)
+    between = domain.memoryStats()
+    assert between["unused"] == first["unused"]
+    assert between["rss"] > first["rss"]  # the host's own number is never old
+    guests.sleep(10)
+    later = domain.memoryStats()
+    assert later["unused"] <= first["unused"] - 4096
+    assert later["last_update"] == first["last_update"] + 10
+    domain.setMemoryStatsPeriod(0)
+    guests.sleep(60)
+    assert domain.memoryStats()["last_update"] == later["last_update"]
+
+
+def test_used_in_the_guest_is_available_less_unused():
+    guests = Guests()
+    domain = guests.start(balloon=PERIOD.format(1))
+    guests.sleep(2)
+    before = domain.memoryStats()
+    fill(guests.machines[0], 8)
+    guests.sleep(2)
+    after = domain.memoryStats()
+    used = [one["available"] - one["unused"] for one in (before, after)]
+    assert 8192 <= used[1] - used[0] < 8192 + 256  # and the tables that map it
+
+
+# -- a host with several guests -------------------------------------------------------------
+
+
+def test_a_balloon_gives_one_guest_s_memory_to_another():
+    guests = Guests("80M")
+    one, two = guests.start("one", 64), guests.start("two", 64)
+    fill(guests.machines[0], 40)
+    guests.machines[0].guest.exit(guests.machines[0].guest.current)
+    free = guests.connection.getMemoryStats(-1)["free"]
+    one.setMemory(16 << 10)
+    guests.sleep(5)
+    gained = guests.connection.getMemoryStats(-1)["free"] - free
+    assert gained > 30 << 10
+    fill(guests.machines[1], 44)
+    assert two.isActive()
+    assert one.isActive()
+
+
+def test_what_was_promised_twice_is_swapped_and_then_a_guest_is_killed():
+    """More than the host has: first its swap fills, then the OOM killer takes the largest VM."""
+    guests = Guests("64M", swap="16M")
+    for name in ("one", "two"):
+        guests.start(name, 64)
+    fill(guests.machines[0], 20)
+    fill(guests.machines[1], 46)
+    assert guests.server.host.memory.swap.free < guests.server.host.memory.swap.total
+    states = {one.name(): one.state()[0] for one in guests.connection.listAllDomains()}
+    assert set(states.values()) == {1}
+    fill(guests.machines[0], 30, "more")  # the larger one pays for it
+    assert [one.name() for one in guests.connection.listAllDomains()] == ["one"]
+    assert "two" not in guests.virsh("list --all")
+    with pytest.raises(ProcessKilled, match="OOM"):
+        guests.machines[1].guest.store(AREA, 1)
+
+
+def test_a_manager_s_round_sets_the_balloons_of_all_guests():
+    guests = Guests("96M")
+    for name in ("one", "two"):
+        guests.start(name, 48, PERIOD.format(1))
+    for machine in guests.machines:
+        machine.guest.exit(fill(machine, 38))
+    guests.sleep(2)
+    for _ in range(30):
+        manage(guests.connection, Mom())
+        guests.sleep(10)
+    left = [one.info()[2] for one in guests.connection.listAllDomains()]
+    assert all(size < 48 << 10 for size in left)
+    free = guests.connection.getMemoryStats(-1)
+    assert free["free"] >= 0.15 * free["total"]
+
+
+# -- huge pages, and what libvirt refuses ----------------------------------------------------
+
+HUGE = "<memoryBacking><hugepages>{}</hugepages></memoryBacking>"
+
+
+def test_a_guest_on_hugetlbfs_gives_nothing_back_and_is_not_in_rss():
+    """Buffers of 256 pages never complete a page of 2 MiB, so `actual` alone shrinks."""
+    guests = Guests("160M")
+    guests.server.host.hugetlb[21].set_nr(32)
+    domain = guests.start(more=HUGE.format(""))
+    fill(guests.machines[0], 30)
+    guests.machines[0].guest.exit(guests.machines[0].guest.current)
+    before = guests.server.host.meminfo()["HugePages_Free"]
+    domain.setMemory(32 << 10)
+    guests.sleep(5)
+    assert domain.info()[2] == 32 << 10
+    assert guests.server.host.meminfo()["HugePages_Free"] == before
+    assert domain.memoryStats()["rss"] == 0
+
+
+@pytest.mark.parametrize(
+    "more,said",
+    [
+        (HUGE.format(""), "unable to map backing store for guest RAM: Cannot allocate memory"),
+        (
+            HUGE.format("<page size='64'/>"),
+            "Unable to find any usable hugetlbfs mount for 64 KiB",
+        ),
+    ],
+)
+def test_a_guest_that_cannot_be_backed_is_not_started(more, said):
+    guests = Guests()
+    with pytest.raises(libvirtError, match=said):
+        guests.start(more=more)
+    assert guests.connection.listAllDomains() == []
+    assert guests.server.host.meminfo()["HugePages_Total"] == 0
+
+
+def test_a_domain_that_is_destroyed_gives_all_its_memory_back():
+    guests = Guests()
+    host = guests.server.host
+    free = host.buddy.free_frames
+    domain = guests.start()
+    fill(guests.machines[0], 8)
+    assert host.buddy.free_frames < free - (8 << 8)
+    domain.destroy()
+    assert host.buddy.free_frames == free - 1  # EPT's root goes with the last who holds the VM
+
+
+def test_machines_on_one_server_share_its_frames_and_nothing_else():
+    server = Server("128M")
+    machines = [Machine("ept", guest_memory="32M", server=server) for _ in range(2)]
+    for number, machine in enumerate(machines):
+        process = machine.guest.spawn("p")
+        machine.guest.switch(process)
+        process.mmap(AREA, "64K")
+        machine.guest.store(AREA, number + 7)
+    assert [machine.guest.load(AREA) for machine in machines] == [7, 8]
+    assert len({machine.chain(AREA).hpa for machine in machines}) == 2
+    assert machines[0].clock is machines[1].clock
