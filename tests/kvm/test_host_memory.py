@@ -12,7 +12,7 @@ from tests.host.setting import MIB
 from tests.kvm.test_invariants import mmu_frames
 
 AREA = 0x1000_0000
-DESIGNS = [("ept", "naive"), ("shadow", "naive"), ("shadow", "today")]
+DESIGNS = [("ept", "naive"), ("shadow", "today")]
 
 
 def started(mmu, policy="naive", swap=0, guest="16M", host="32M"):
