@@ -99,7 +99,7 @@ class Memory:
         """Give many pages of one frame each back, as `free` does one by one."""
         self.lists.remove(pages)
         self.frames.role[pages] = Role.FREE
-        for first, count in runs(pages):
+        for first, count in runs(np.sort(pages, kind="stable")):
             self.contents.clear(first, count)
             self.buddy.free_run(first, count)
 
