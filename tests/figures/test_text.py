@@ -89,6 +89,7 @@ def test_every_plain_key_in_the_code_is_in_the_catalogue():
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)
         and getattr(call.func, "id", "") in ("say", "count")
+        and call.args
         and isinstance(getattr(call.args[0], "value", None), str)
     }
     keys = {key for name, key in asked if name == "say"}
