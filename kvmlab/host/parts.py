@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvmlab.base.addresses import PAGE_SHIFT
-from kvmlab.base.errors import BadSize
+from kvmlab.base.addresses import PAGE_SHIFT, size_text
+from kvmlab.base.errors import BadSize, OutOfMemory
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.ram import Ram
 from kvmlab.linux.frames import Pages, Role
@@ -32,6 +32,20 @@ class Parts:
         """Whether all of these are anonymous pages of their own: not shared, of no huge page."""
         anon = self.memory.frames.role[pfns] == Role.ANON
         return bool(anon.all()) and not self.huge.pieces_among(pfns)
+
+    def check_commit(self, size: int) -> None:
+        """Refuse an area that all memory and all swap together could not hold.
+
+        Linux, mm/util.c: __vm_enough_memory() under OVERCOMMIT_GUESS, the default; what was
+        promised before does not count.  All of RAM does, also what the kernel keeps for itself.
+        Raises `OutOfMemory`.
+        """
+        room = self.ram.size + (self.memory.swap.total << PAGE_SHIFT)
+        if size > room:
+            raise OutOfMemory(
+                f"Cannot allocate memory: an area of {size_text(size)} on a host whose memory and "
+                f"swap together are {size_text(room)}"
+            )
 
     def pool(self, shift: int) -> HugetlbPool | None:
         """The hugetlb pool of pages of 2**shift bytes; None for 4 KiB.  Raises `BadSize`."""

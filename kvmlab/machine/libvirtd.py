@@ -3,7 +3,7 @@
 libvirt, src/qemu/qemu_process.c; what a definition asks of QEMU in qemu_command.c.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from kvmlab.base.errors import KvmlabError, OutOfMemory
@@ -71,25 +71,34 @@ class Emulator:
 
 
 def connect(
-    server: Server, *, boot: Boot = boot_linux, library_version: int = LATEST
+    server: Server,
+    *,
+    boot: Boot = boot_linux,
+    library_version: int = LATEST,
+    hugetlbfs: Collection[int] = (_HUGE, 1 << 20),
 ) -> virConnect:
     """A connection ``qemu:///system`` to ``server``, as libvirt-python's `open` returns one.
 
     ``boot`` is what its guests run; ``library_version`` that of libvirt, 9.0.0 as 9000000.
+    ``hugetlbfs`` are the page sizes in KiB of the mounts that it may use, qemu.conf's
+    ``hugetlbfs_mount``; none disables huge pages.
     """
     mib = server.ram.size >> 20
     node: list[object] = ["x86_64", mib, 1, 0, 1, 1, 1, 1]
     memory = partial(_node_memory, server)
-    driver = QemuDriver(partial(_launch, server, boot), node, memory, library_version)
+    driver = QemuDriver(partial(_launch, server, boot, hugetlbfs), node, memory, library_version)
     return virConnect(driver, "qemu:///system")
 
 
-def _launch(server: Server, boot: Boot, definition: Definition) -> Emulator:
+def _launch(
+    server: Server, boot: Boot, hugetlbfs: Collection[int], definition: Definition
+) -> Emulator:
     """Start QEMU with the memory, the backing and the balloon that ``definition`` names."""
+    host_page = _host_page(hugetlbfs, definition)
     try:
         machine = Machine(
             guest_memory=definition.memory << 10,
-            host_page=_host_page(server, definition),
+            host_page=host_page,
             vcpus=definition.vcpus,
             server=server,
             tap=server.tap,
@@ -109,15 +118,19 @@ def _launch(server: Server, boot: Boot, definition: Definition) -> Emulator:
     return Emulator(machine)
 
 
-def _host_page(server: Server, definition: Definition) -> int:
-    """The page size in bytes that backs the guest: 4 KiB, or that of a mounted hugetlbfs."""
+def _host_page(hugetlbfs: Collection[int], definition: Definition) -> int:
+    """The page size in bytes that backs the guest: 4 KiB, or that of a mounted hugetlbfs.
+
+    libvirt, qemu_conf.c: qemuGetDomainHupageMemPath().
+    """
     asked = definition.hugepage
     if asked is None:
         return 4096
-    size = (asked or _HUGE) << 10
-    if size.bit_length() - 1 not in server.host.hugetlb or size & size - 1:
-        raise internal(f"Unable to find any usable hugetlbfs mount for {asked} KiB")
-    return size
+    if not hugetlbfs:
+        raise internal("hugetlbfs filesystem is not mounted or disabled by administrator config")
+    if (asked or _HUGE) not in hugetlbfs:
+        raise internal(f"Unable to find any usable hugetlbfs mount for {asked or _HUGE} KiB")
+    return (asked or _HUGE) << 10
 
 
 def _node_memory(server: Server) -> dict[str, int]:

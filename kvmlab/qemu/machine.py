@@ -3,6 +3,7 @@
 Devices: a virtio balloon, behind the registers of virtio-mmio as QEMU's microvm has them.
 """
 
+from kvmlab.base.addresses import PAGE_SHIFT
 from kvmlab.base.clock import Clock
 from kvmlab.base.errors import OutOfMemory, Overlap
 from kvmlab.base.tap import Tap
@@ -35,6 +36,19 @@ def reserve_huge(host: Host, size: int, page_shift: int) -> None:
         host.hugetlb[page_shift].set_nr(size >> page_shift)
 
 
+def _refused(page_shift: int) -> str:
+    """What QEMU says when it gets no memory for the guest.
+
+    QEMU, softmmu/physmem.c: file_ram_alloc() for pages of hugetlbfs, ram_block_add() for others.
+    """
+    what = (
+        "cannot set up guest memory 'pc.ram'"
+        if page_shift == PAGE_SHIFT
+        else "unable to map backing store for guest RAM"
+    )
+    return f"{what}: Cannot allocate memory"
+
+
 class Qemu:
     """One VMM process: a RAM block, its memslots, and firmware in the guest's memory."""
 
@@ -65,10 +79,9 @@ class Qemu:
     def _map_memory(self, size: int, page_shift: int) -> int:
         try:
             return self.process.mmap(size, page_shift)
-        except OutOfMemory as error:  # as QEMU says it of memory-backend-file
-            raise OutOfMemory(
-                "unable to map backing store for guest RAM: Cannot allocate memory"
-            ) from error
+        except OutOfMemory as error:
+            self.process.exit()
+            raise OutOfMemory(_refused(page_shift)) from error
 
     def load_firmware(self, fmt: Format) -> None:
         """Put the boot page tables into guest memory."""

@@ -56,7 +56,7 @@ def test_the_range_must_lie_in_the_area_and_be_empty():
 
 
 def test_without_a_free_block_small_pages_do():
-    setting, space, hva = huge_setting(host=6)
+    setting, space, hva = huge_setting(mib=2, host=6)
     other, there = setting.process(4, "other")
     other.populate(there, 3 * MIB)
     assert space.fault_in(hva).shift == 12
@@ -185,7 +185,7 @@ def test_too_many_swapped_pages_block_a_collapse():
 
 
 def test_a_collapse_without_a_free_block_waits_a_minute():
-    setting, space, hva = small_then_wanted(range(0, 512, 4), host=6)
+    setting, space, hva = small_then_wanted(range(0, 512, 4), mib=2, host=6)
     other, there = setting.process(4, "other")
     other.populate(there, 3 * MIB)
     assert not setting.host.khugepaged.scan()

@@ -106,9 +106,9 @@ def test_without_swap_the_largest_process_is_killed_and_says_so_afterwards():
 
 def test_a_process_that_is_killed_by_its_own_fault_is_told_at_once():
     setting = Setting(16)
-    space, hva = setting.process(32)
+    space, hva = setting.process(16)
     with pytest.raises(ProcessKilled):
-        space.populate(hva, 32 * MIB)
+        space.populate(hva, 16 * MIB)
     setting.check()
     assert setting.host.meminfo()["AnonPages"] == 0
 
