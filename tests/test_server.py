@@ -195,6 +195,27 @@ def test_used_in_the_guest_is_available_less_unused():
     assert 8192 <= used[1] - used[0] < 8192 + 256  # and the tables that map it
 
 
+def test_without_a_balloon_there_is_rss_alone_and_setmem_says_why_not():
+    """Case 29 and bad input 8; a period is refused too (15).  Texts read in libvirt's source."""
+    guests = Guests()
+    domain = guests.start(balloon="<memballoon model='none'/>")
+    assert guests.virsh("dommemstat vm") == f"rss {domain.memoryStats()['rss']}\n\n"
+    assert list(domain.memoryStats()) == ["rss"]
+    before = domain.info()
+    printed = virsh(guests.connection, "setmem vm 32M")
+    assert printed.status == 1
+    assert printed.err == (
+        "error: Requested operation is not valid: Unable to change memory of active domain "
+        "without the balloon device and guest OS balloon driver\n"
+    )
+    with pytest.raises(libvirtError) as refused:
+        domain.setMemoryStatsPeriod(10)
+    assert str(refused.value) == (
+        "internal error: No memory balloon device configured, can not set the collection period"
+    )
+    assert domain.info() == before
+
+
 # -- a host with several guests -------------------------------------------------------------
 
 
