@@ -118,7 +118,7 @@ def test_case_19_a_target_asked_for_again_is_a_tug_of_war_that_nobody_dies_of():
 
 
 def test_case_20_what_is_in_use_without_swap_is_where_it_stalls():
-    """4096 MiB, 2048 of them anonymous, T = 1024; here all a 128th.
+    """4096 MiB, 2048 of them anonymous, T = 1024; here all a 128th.  Worked out, not measured.
 
     The free pages had been touched: the host backs them until the balloon gives them back.
     """
@@ -140,7 +140,10 @@ def test_case_20_what_is_in_use_without_swap_is_where_it_stalls():
 
 
 def test_case_22_only_free_memory_goes_where_there_is_enough_of_it():
-    """4096 MiB: 1024 anonymous, 1024 of cache, 2048 free, T = 2048; here all a 128th."""
+    """4096 MiB: 1024 anonymous, 1024 of cache, 2048 free, T = 2048; here all a 128th.
+
+    Worked out, not measured.
+    """
     made, reclaimer = guest(swap=32)
     process(made, 8)
     for page in range(8 * 256):

@@ -86,7 +86,7 @@ def boot_of_2014(machine):
 
 
 def test_the_two_outputs_of_the_source_text_come_line_for_line():
-    """A guest of 4 GiB under libvirt 1.2, without a period and with one of 10 seconds."""
+    """A guest of 4 GiB under libvirt 1.2, without a period (case 28) and with one of 10 seconds."""
     guests = Guests("5G", boot=boot_of_2014, library_version=1_002_002)
     guests.start("without", 4096)
     guests.start("with", 4096, PERIOD.format(10))
@@ -193,6 +193,17 @@ def test_used_in_the_guest_is_available_less_unused():
     after = domain.memoryStats()
     used = [one["available"] - one["unused"] for one in (before, after)]
     assert 8192 <= used[1] - used[0] < 8192 + 256  # and the tables that map it
+
+
+def test_without_a_driver_dommemstat_shows_actual_last_update_and_rss():
+    """Case 23: the command succeeds, and nobody is there to follow it."""
+    guests = Guests(boot=lambda _machine: None)
+    domain = guests.start()
+    assert guests.virsh("setmem vm 32M") == "\n"
+    guests.sleep(60)
+    assert guests.virsh("dommemstat vm") == (
+        f"actual 65536\nlast_update 0\nrss {domain.memoryStats()['rss']}\n\n"
+    )
 
 
 def test_without_a_balloon_there_is_rss_alone_and_setmem_says_why_not():

@@ -1,4 +1,7 @@
-"""KSM: cases 52 to 55, the counters' definitions, and what breaks the sharing."""
+"""KSM: cases 52 to 55, the counters' definitions, and what breaks the sharing.
+
+The numbers are worked out of the kernel's documentation, not measured.
+"""
 
 import pytest
 

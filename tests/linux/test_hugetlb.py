@@ -1,4 +1,4 @@
-"""Pools of huge pages: cases 56 to 58 of the facts, in the kernel's own terms."""
+"""Pools of huge pages: cases 57 and 58 of the facts, worked out of the kernel's documentation."""
 
 import pytest
 
