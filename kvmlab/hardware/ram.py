@@ -95,6 +95,12 @@ class Ram:
         words: NDArray[np.int64] = self._pool.reshape(-1)[first : first + count]
         return words
 
+    def store_words(self, hpa: int, words: NDArray[np.int64]) -> None:
+        """Write ``words`` from ``hpa`` on, within one frame; signed, as NumPy stores them."""
+        if hpa < self.size:
+            self._slot(hpa >> PAGE_SHIFT)
+            self.words_at(hpa, len(words))[:] = words
+
     def clear_words(self, hpa: int, count: int) -> None:
         """Set ``count`` words of one frame to zero."""
         if hpa >> PAGE_SHIFT in self._base:

@@ -108,8 +108,7 @@ class DirectMap:
 
     def _unmap(self, gpas: range) -> None:
         """The host takes pages back: their leaves go, tables stay (tdp_mmu_zap_leafs)."""
-        for leaf in self.tree.leaves(gpas):
-            self.tree.zap(leaf)
+        self.tree.zap_leaves(gpas)
         if self.tree.stale:
             self._flush("unmap")
 

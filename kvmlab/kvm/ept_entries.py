@@ -5,6 +5,9 @@ Linux, arch/x86/kvm/mmu/spte.c: make_spte(), mark_spte_for_access_track(), make_
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 ADDRESS, PS, XD = 0x000F_FFFF_FFFF_F000, 1 << 7, 1 << 63
 WRITABLE = 1 << 1  # W of EPT, R/W of NPT
 _R, _W, _X = 1, 2, 4
@@ -31,6 +34,12 @@ class Bits:
     def live(self, spte: int) -> bool:
         """Whether KVM has a mapping there, accessible or aged (is_shadow_present_pte)."""
         return not self.is_mmio(spte) and bool(spte & (self.present | _SAVED))
+
+    def which_live(self, sptes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`live` for a row of entries."""
+        mmio = sptes & self.mmio_mask == self.mmio
+        found: NDArray[np.bool_] = ~mmio & (sptes & (self.present | _SAVED) != 0)
+        return found
 
     def is_mmio(self, spte: int) -> bool:
         """Whether the entry says that no memory answers (is_mmio_spte)."""

@@ -7,6 +7,9 @@ Linux, arch/x86/kvm/mmu/tdp_mmu.c and tdp_iter.c.  With ``legacy`` the tables ar
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
+from kvmlab.base.tap import silent
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.kvm.ept_entries import ADDRESS, PS, Bits
 from kvmlab.kvm.records import ShadowPageMade, ShadowPageZapped, Split, SpteSet, Zap
@@ -60,13 +63,13 @@ class EptTree:
 
     def entries(self, gpas: range) -> Iterator[Entry]:
         """Every entry on the way to ``gpas`` that points or maps somewhere, from the top down."""
-        return self._below(self.root, self._levels, 0, gpas)
+        return self._below(self.root, self._levels, 0, gpas, lowest=1)
 
-    def _below(self, table: int, level: int, base: int, gpas: range) -> Iterator[Entry]:
+    def _below(
+        self, table: int, level: int, base: int, gpas: range, *, lowest: int
+    ) -> Iterator[Entry]:
         shift = shift_of(level)
-        first = max(0, gpas.start - base >> shift)
-        last = min(_ENTRIES - 1, gpas.stop - 1 - base >> shift)
-        for index in range(first, last + 1):
+        for index in _indices(base, shift, gpas):
             hpa = table + 8 * index
             spte = self._vm.ram.load(hpa)
             if not self._bits.live(spte):
@@ -74,8 +77,9 @@ class EptTree:
             entry = Entry(level, base | index << shift, hpa, spte)
             yield entry
             entry.spte = self._vm.ram.load(hpa)  # it may have been changed meanwhile
-            if self._is_table(entry):
-                yield from self._below(entry.spte & ADDRESS, level - 1, entry.gpa, gpas)
+            if level > lowest and self._is_table(entry):
+                below = entry.spte & ADDRESS
+                yield from self._below(below, level - 1, entry.gpa, gpas, lowest=lowest)
 
     def _entry(self, table: int, level: int, gpa: int) -> Entry:
         shift = shift_of(level)
@@ -138,6 +142,30 @@ class EptTree:
         self._vm.tap(Zap("ept", entry.level, entry.gpa >> PAGE_SHIFT, entry.hpa, entry.spte))
         entry.spte, self.stale = 0, True
 
+    def zap_leaves(self, gpas: range) -> None:
+        """Drop every leaf that maps some of ``gpas``; tables stay (tdp_mmu_zap_leafs)."""
+        for entry in self._below(self.root, self._levels, 0, gpas, lowest=2):
+            if entry.leaf:
+                self.zap(entry)
+            elif entry.level == 2:
+                self._zap_small(entry, gpas)
+
+    def _zap_small(self, above: Entry, gpas: range) -> None:
+        """Drop those in the table that ``above`` points to, as `zap` does one by one."""
+        indices = _indices(above.gpa, PAGE_SHIFT, gpas)
+        hpa, gfn = (above.spte & ADDRESS) + 8 * indices.start, above.gpa >> PAGE_SHIFT
+        words = self._vm.ram.words_at(hpa, len(indices)).copy()
+        gone = np.flatnonzero(self._bits.which_live(words))
+        if not len(gone):
+            return
+        sptes, self.stale = words[gone], True
+        words[gone] = 0
+        self._vm.ram.store_words(hpa, words)
+        if self._vm.tap is silent:
+            return
+        for at, spte in zip(gone.tolist(), sptes.view(np.uint64).tolist(), strict=True):
+            self._vm.tap(Zap("ept", 1, gfn + indices.start + at, hpa + 8 * at, spte))
+
     def clear(self) -> None:
         """Empty the tree; entries that remember MMIO go too."""
         self._clear(self.root, self._levels, 0)
@@ -172,6 +200,12 @@ class EptTree:
         entry.spte = spte
         self._vm.ram.store(entry.hpa, spte)
         self._vm.tap(SpteSet("ept", entry.level, entry.gpa >> PAGE_SHIFT, entry.hpa, spte))
+
+
+def _indices(base: int, shift: int, gpas: range) -> range:
+    """Which entries of a table cover some of ``gpas``, if it covers all from ``base`` on."""
+    first, last = gpas.start - base >> shift, gpas.stop - 1 - base >> shift
+    return range(max(0, first), min(_ENTRIES, last + 1))
 
 
 def shift_of(level: int) -> int:
