@@ -274,8 +274,7 @@ class Kernel:
     def populate(self, process: Process, vma: Vma) -> None:
         """Give every page of a new mapping before it is touched (mm_populate)."""
         with self.contexts.entered():
-            for gva in range(vma.start, vma.end, 1 << vma.shift):
-                self.memory.demand(process, vma, gva, write=vma.write)
+            self.memory.populate(process, vma)
 
     def unmap_pages(self, process: Process, vma: Vma) -> None:
         """munmap(): clear every entry of a mapping, flush it, and free the frames."""

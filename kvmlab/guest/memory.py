@@ -9,7 +9,7 @@ from typing import Protocol
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.errors import OutOfMemory
-from kvmlab.base.tap import Tap
+from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.contexts import USER_ROOT
 from kvmlab.guest.frames import Frames
 from kvmlab.guest.process import Process, Vma
@@ -156,6 +156,29 @@ class Memory:
         self._tables.map(process.root, gva, frame, vma.shift, flags)
         self._tap(DemandFault(process.name, gva, frame, vma.shift))
         self._mapped_anew(process, vma, gva, frame)
+
+    def populate(self, process: Process, vma: Vma) -> None:
+        """Give every page of a new mapping as `demand` does; unless told, table by table."""
+        gva = vma.start
+        while gva < vma.end:
+            self.demand(process, vma, gva, write=vma.write)
+            gva += 1 << vma.shift
+            if vma.shift == PAGE_SHIFT and self._tap is silent and not self.pager:
+                gva += self._fill_table(process, gva, vma.end)
+
+    def _fill_table(self, process: Process, gva: int, end: int) -> int:
+        """Map what follows the page before ``gva`` in its table, like it; how many bytes.
+
+        That is less than there is room for when frames run out.
+        """
+        found = self._tables.find(process.root, gva - PAGE_SIZE)
+        assert found is not None  # noqa: S101  it was mapped just now
+        slot = found[0]
+        flags = self._tables.flags_of(self._tables.read(slot), 1)
+        room = self._tables.entries(1) - 1 - self._tables.index(slot)
+        frames = self._frames.take(min(room, end - gva >> PAGE_SHIFT))
+        self._tables.fill(slot + self._tables.format.entry_bytes, frames, flags)
+        return len(frames) << PAGE_SHIFT
 
     def _mapped_anew(self, process: Process, vma: Vma, gva: int, frame: int) -> None:
         if self.pager and vma.shift == PAGE_SHIFT:

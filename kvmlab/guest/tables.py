@@ -7,6 +7,8 @@ Linux, arch/x86/mm and mm/memory.c.
 
 from collections.abc import Callable
 
+import numpy as np
+
 from kvmlab.base.addresses import PAGE_SIZE
 from kvmlab.base.errors import Overlap
 from kvmlab.base.tap import Tap
@@ -27,6 +29,7 @@ UNCACHED = 3 << 3  # PWT, PCD
 NX = 1 << 63
 _TABLE = PRESENT | WRITABLE | ACCESSED | DIRTY  # _KERNPG_TABLE; with USER, _PAGE_TABLE
 _FRAME = 0x000F_FFFF_FFFF_F000
+_WIDE = 8  # bytes of an entry but of 32-bit paging
 _KERNEL_HALF = 1 << 11  # of the entries of a root
 
 
@@ -90,6 +93,17 @@ class PageTables:
         if self.read(slot) & PRESENT:
             raise Overlap(f"{gva:#x} is already mapped")
         self.write(slot, frame | flags | PRESENT | (LARGE if leaf > 1 else 0))
+
+    def fill(self, slot: int, frames: list[int], flags: int) -> None:
+        """Map small pages by neighbouring entries of one table, which are empty."""
+        entries = np.array(frames, np.uint64) | np.uint64(flags | PRESENT)
+        here = self.virtual(slot)
+        wide = self.format.entry_bytes == _WIDE
+        self._smp.cpu.store_each(here, entries if wide else entries.astype(np.uint32))
+
+    def index(self, slot: int) -> int:
+        """The number of an entry in its table."""
+        return (slot & PAGE_SIZE - 1) // self.format.entry_bytes
 
     def find(self, root: int, gva: int) -> tuple[int, int] | None:
         """The slot and level of the leaf entry for ``gva``, or None if nothing is mapped."""

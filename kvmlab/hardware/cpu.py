@@ -11,6 +11,9 @@ never asks a hypervisor to translate.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kvmlab.base.addresses import is_canonical
 from kvmlab.base.errors import MachineCheck
 from kvmlab.base.tap import Tap, silent
@@ -251,6 +254,22 @@ class Cpu(Mmu):
     def store(self, gva: int, value: int, size: int = 8) -> None:
         """Write a little-endian number of ``size`` bytes at ``gva``, within one page."""
         self.store_bytes(gva, value.to_bytes(size, "little"))
+
+    def store_each(self, gva: int, words: NDArray[np.uint32] | NDArray[np.uint64]) -> None:
+        """As many stores of one word, to neighbours within one page.
+
+        Those that the TLB lets through cannot fault or exit: unless somebody listens, they are
+        done together.
+        """
+        size = words.itemsize
+        for number, word in enumerate(words.tolist()):
+            here = gva + number * size
+            access = Access(here, Kind.WRITE, self.cpl == 3)
+            hpa = self.cached(access, self.controls) if self.tap is silent else None
+            if hpa is not None:
+                self.ram.write(hpa, words[number:].tobytes())
+                return
+            self.store(here, word, size)
 
     def store_bytes(self, gva: int, data: bytes) -> None:
         """Write ``data`` at ``gva``, within one page: one instruction (REP STOS for a page)."""

@@ -21,6 +21,7 @@ from kvmlab.host.areas import Areas
 from kvmlab.host.discard import Discard
 from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, Leaf, PageTable
 from kvmlab.host.parts import Parts
+from kvmlab.host.populate import fill_table
 from kvmlab.host.process_pages import ProcessPages
 from kvmlab.host.records import (
     HostFault,
@@ -29,7 +30,7 @@ from kvmlab.host.records import (
     HostSwappedIn,
     WillNeed,
 )
-from kvmlab.linux.frames import Role
+from kvmlab.linux.frames import Pages, Role
 from kvmlab.linux.lru import Lru
 from kvmlab.linux.records import VmEvent
 
@@ -125,9 +126,14 @@ class AddressSpace:
 
     def populate(self, hva: int, size: int) -> None:
         """Back a range at once (MADV_POPULATE_WRITE), as QEMU's preallocation does."""
-        step = 1 << self.areas.whole_pages(hva, size).shift
-        for one in range(hva, hva + size, step):
-            self.fault_in(one)
+        step, end = 1 << self.areas.whole_pages(hva, size).shift, hva + size
+        while hva < end:
+            self.fault_in(hva)
+            hva = self.fill_table(hva + step, end)
+
+    def fill_table(self, hva: int, end: int) -> int:
+        """Back what one table holds from ``hva`` on, if that can be at once; where it ends."""
+        return fill_table(self, self._parts, hva, end) if hva < end else hva
 
     def madvise_willneed(self, hva: int, size: int) -> None:
         """Announce that a range will be used; raises `BadAddress` for one of no area.
@@ -224,15 +230,13 @@ class AddressSpace:
         """Map an anonymous page of one frame, or with LARGE of 512, and let reclaim know of it."""
         self.table.set(address, pfn << PAGE_SHIFT | flags)
         self.rss += 512 if flags & LARGE else 1
-        self.adopt(pfn, hva)
+        self.adopt(np.array([pfn]), hva)
 
-    def adopt(self, pfn: int, hva: int) -> None:
-        """Say in the frame's descriptor whose it is; unless locked it goes on the LRU list."""
-        if self.areas.find(hva).locked:
-            self._memory.frames.mapping[pfn] = self.number
-            self._memory.frames.index[pfn] = hva >> PAGE_SHIFT
-        else:
-            self._memory.add_page(pfn, self.number, hva >> PAGE_SHIFT, Lru.INACTIVE_ANON)
+    def adopt(self, pages: Pages, hva: int) -> None:
+        """Say whose the pages from ``hva`` on are; unless locked they go on the LRU list."""
+        self._memory.own(pages, self.number, hva >> PAGE_SHIFT)
+        if not self.areas.find(hva).locked:
+            self._memory.lists.add(pages, Lru.INACTIVE_ANON)
 
     def notify(self, start: int, end: int) -> None:
         """Tell those who shadow the table that mappings are about to go."""
@@ -269,7 +273,7 @@ class AddressSpace:
         old = leaf.pfn << PAGE_SHIFT
         self.table.set(leaf.address, leaf.entry ^ old ^ new << PAGE_SHIFT)
         if role == Role.ANON:
-            self.adopt(new, leaf.hva)
+            self.adopt(np.array([new]), leaf.hva)
         self._memory.free(leaf.pfn, order)
         self._tap(HostMigrated(leaf.hva, old, new << PAGE_SHIFT, leaf.shift))
         return new << PAGE_SHIFT | hva & size - 1

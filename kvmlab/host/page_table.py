@@ -103,6 +103,10 @@ class PageTable:
         count = min(end - hva >> PAGE_SHIFT, 512 - (hva >> PAGE_SHIFT & 511))
         return address, self._ram.words_at(address, count).copy()
 
+    def fill(self, address: int, pfns: NDArray[np.int64]) -> None:
+        """Let neighbouring entries of one table map these frames."""
+        self._ram.store_words(address, pfns << PAGE_SHIFT | PAGE)
+
     def clear(self, address: int, count: int) -> None:
         """Empty neighbouring entries of one table."""
         self._ram.clear_words(address, count)

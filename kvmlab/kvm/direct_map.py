@@ -27,8 +27,8 @@ class DirectMap:
     def __init__(
         self, vm: Vm, bits: Bits, levels: int, processor: Processor, parameters: Parameters
     ) -> None:
-        self._vm, self.bits, self._legacy = vm, bits, not parameters.tdp_mmu
-        self.tree = EptTree(vm, bits, levels, legacy=self._legacy)
+        self._vm, self.bits, self.legacy = vm, bits, not parameters.tdp_mmu
+        self.tree = EptTree(vm, bits, levels, legacy=self.legacy)
         self.dirty = EptDirty(vm, self.tree, bits, self.may_be_large, parameters)
         self.mmio = EptMmio(vm, self.tree, bits, processor, parameters)
         self.nx = NxPages(vm, self.tree) if parameters.nx_huge_pages else None
@@ -45,7 +45,7 @@ class DirectMap:
         changed = self._map(gpa, backing, level)
         if self.nx and level < largest:
             self.nx.track(gpa, min(largest, before.level))
-        if self._legacy and level == 1:
+        if self.legacy and level == 1:
             self._prefetch(gpa)
         if self.tree.stale:
             self._flush("remapped")
@@ -69,6 +69,10 @@ class DirectMap:
     def writable(self, slot: Memslot, _gpa: int, /) -> bool:
         """Whether the guest may write the page of ``gpa`` without an exit."""
         return bool(slot.rights & WRITE)
+
+    def special(self, _gpa: int, _end: int, /) -> bool:
+        """Whether some page between two GPAs has other rights than its slot."""
+        return False
 
     def _map(self, gpa: int, backing: Backing, level: int) -> bool:
         """Set the leaf at ``level``; whether that changed anything."""

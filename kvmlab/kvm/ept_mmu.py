@@ -16,6 +16,7 @@ from kvmlab.kvm.ept_entries import EPT, EPT_WITHOUT_AD, NPT
 from kvmlab.kvm.ept_fast import fast_fault
 from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.parameters import DEFAULTS, Parameters
+from kvmlab.kvm.pre_fault import pre_fault
 from kvmlab.kvm.records import FaultHandled, MmioKnown
 from kvmlab.kvm.vm import Vm
 
@@ -93,6 +94,10 @@ class EptMmu:
             self._emulator.execute(reason.gva)
         else:
             self.vm.tap(FaultHandled(self._page_fault(reason)))
+
+    def pre_fault(self, gpa: int, size: int) -> None:
+        """KVM_PRE_FAULT_MEMORY: map a range ahead of use; raises `BadSize`, `BadAddress`."""
+        pre_fault(self.vm, self.direct, gpa, size)
 
     def _page_fault(self, reason: VmExit) -> str:
         """What came of a fault: KVM's RET_PF_...

@@ -58,6 +58,10 @@ class TrackedMap(DirectMap):
         tracked = self._tables.tracked(gpa >> PAGE_SHIFT)
         return not tracked and super().writable(slot, gpa)
 
+    def special(self, gpa: int, end: int, /) -> bool:
+        """Where a shadowed table is."""
+        return self._tables.shadows_any(gpa >> PAGE_SHIFT, end - gpa >> PAGE_SHIFT)
+
 
 class TrackedEpt(EptMmu):
     """EPT of a VM whose ``tables`` are shadowed."""

@@ -67,6 +67,14 @@ class Frames:
         self.order[pfn] = order
         self.referenced[pfn] = self.dirty[pfn] = False
 
+    def take_pages(self, pages: Pages, role: Role) -> None:
+        """Single frames leave the free lists for ``role``."""
+        end = int(pages.max()) + 1
+        if end > len(self.role):
+            self._grow(end)
+        self.role[pages], self.order[pages] = role, 0
+        self.referenced[pages] = self.dirty[pages] = False
+
     def release(self, pfn: int, order: int) -> None:
         """A block goes back to the free lists."""
         self.role[pfn : pfn + (1 << order)] = Role.FREE

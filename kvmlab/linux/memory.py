@@ -82,10 +82,21 @@ class Memory:
         self.frames.take(pfn, order, role)
         return pfn
 
+    def alloc_pages(self, role: Role, count: int) -> Pages:
+        """So many single frames, as `alloc` gives them where no watermark is in the way."""
+        pages = np.array(self.buddy.alloc_frames(count), np.int64)
+        self.frames.take_pages(pages, role)
+        return pages
+
     def add_page(self, pfn: int, mapping: int, index: int, lru: Lru) -> None:
         """A page belongs to ``mapping`` at ``index`` and may be reclaimed from now on."""
-        self.frames.mapping[pfn], self.frames.index[pfn] = mapping, index
+        self.own(np.array([pfn]), mapping, index)
         self.lists.add(np.array([pfn]), lru)
+
+    def own(self, pages: Pages, mapping: int, index: int) -> None:
+        """Pages belong to ``mapping``, at ``index`` and what follows it."""
+        self.frames.mapping[pages] = mapping
+        self.frames.index[pages] = np.arange(index, index + len(pages))
 
     def free(self, pfn: int, order: int = 0) -> None:
         """Give a block back, its contents forgotten."""

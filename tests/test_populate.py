@@ -1,0 +1,170 @@
+"""Memory mapped ahead of use, table by table: just what page after page leaves behind.
+
+A machine with a listener tells of each page, so it goes page by page; one that nobody listens to
+goes table by table.
+"""
+
+import numpy as np
+import pytest
+
+from kvmlab.base.errors import BadAddress, BadSize, OutOfMemory
+from kvmlab.base.tap import silent
+from kvmlab.linux.lru import Lru
+from kvmlab.machine import Machine
+
+MIB, AREA = 1 << 20, 0x1000_0000
+MACHINES = (
+    {"mmu": "native"},
+    {"mmu": "native", "guest_levels": 2},
+    {"mmu": "ept"},
+    {"mmu": "ept", "guest_levels": 3},
+    {"mmu": "ept", "host_page": "2M"},
+    {"mmu": "ept", "kpti": True, "vcpus": 2},
+    {"mmu": "npt", "host_levels": 5, "guest_levels": 5},
+    {"mmu": "shadow"},
+    {"mmu": "shadow", "policy": "today"},
+    {"mmu": "agile"},
+    {"mmu": "l2-ept"},
+)
+
+
+def both(do, **options):
+    """What two machines are after ``do``: one that goes page by page, and one that need not."""
+    options = {"guest_memory": "16M", "host_memory": "32M"} | options
+    return [state(did(do, Machine(tap=tap, **options))) for tap in ([].append, silent)]
+
+
+def did(do, made):
+    do(made)
+    return made
+
+
+def state(made):
+    """All memory, and what the allocators know of it; stale descriptors aside."""
+    found = {"image": made.ram.image(), "guest": buddy(made.guest.frames.buddy)}
+    found["tables"] = made.guest.table_frames, made.table_bytes()
+    if made.host:
+        frames, lists = made.host.memory.frames, made.host.memory.lists
+        used = np.flatnonzero(frames.role)
+        columns = ("role", "order", "lru", "referenced", "dirty", "stamp", "mapping", "index")
+        found["host"] = buddy(made.host.buddy), made.qemu.process.rss, lists.size, used.tolist()
+        found["frames"] = {one: getattr(frames, one)[used].tolist() for one in columns}
+        found["lists"] = [lists.pages(one).tolist() for one in Lru]
+    return found
+
+
+def buddy(one):
+    return one.free_frames, [list(blocks) for blocks in one._blocks]
+
+
+def populate_guest(made):
+    process = made.guest.spawn("demo")
+    made.guest.switch(process)
+    process.mmap(AREA + 0x7000, 3 * MIB, populate=True)
+    process.mmap(AREA + 0x7000 + 3 * MIB, 5 * MIB, write=False, populate=True)
+    process.mmap(AREA, 0x5000, populate=True)
+    for page in (0, 300, 700):
+        made.guest.store(AREA + 0x7000 + page * 4096, page)
+
+
+@pytest.mark.parametrize("options", MACHINES, ids=str)
+def test_a_guest_that_populates_a_mapping_table_by_table(options):
+    page_by_page, quiet = both(populate_guest, **options)
+    for what, expected in page_by_page.items():
+        assert quiet[what] == expected, what
+
+
+def test_a_guest_that_runs_out_of_frames_meanwhile():
+    def populate_too_much(made):
+        process = made.guest.spawn("demo")
+        made.guest.switch(process)
+        with pytest.raises(OutOfMemory):
+            process.mmap(AREA, 20 * MIB, populate=True)
+
+    page_by_page, quiet = both(populate_too_much)
+    assert quiet == page_by_page
+
+
+@pytest.mark.parametrize("prepare", ["", "used", "swapped", "huge", "locked"])
+def test_a_host_that_backs_a_range_table_by_table(prepare):
+    def populate(made):
+        process, hva = made.qemu.process, made.vm.slots.find(0).hva
+        if prepare == "used":
+            for page in (8, 600, 601, 2000):
+                process.fault_in(hva + (page << 12))
+        if prepare == "swapped":
+            made.host.swapon(16 * MIB)
+            process.populate(hva + 7 * MIB, 2 * MIB)
+            made.host.memory.reclaim.shrink(300, "direct")
+        if prepare == "huge":
+            process.advise_huge(hva, wanted=True)
+        if prepare == "locked":
+            process.areas.find(hva).locked = True
+        process.populate(hva + 0x5000, 9 * MIB)
+
+    page_by_page, quiet = both(populate)
+    assert quiet == page_by_page
+
+
+def test_a_host_whose_memory_gets_short_meanwhile():
+    def populate(made):
+        made.host.swapon(8 * MIB)
+        made.host.memory.wake_kswapd = made.host.memory.balance
+        made.qemu.process.populate(made.vm.slots.find(0).hva, 16 * MIB)
+
+    page_by_page, quiet = both(populate, host_memory="17M")
+    assert quiet == page_by_page
+
+
+@pytest.mark.parametrize(
+    "mmu, host_page, prepare",
+    [
+        ("ept", "4K", ""),
+        ("ept", "4K", "used"),
+        ("ept", "4K", "logged"),
+        ("ept", "4K", "shared"),
+        ("ept", "2M", "used"),
+        ("npt", "4K", "backed"),
+        ("agile", "4K", "used"),
+    ],
+)
+def test_guest_memory_that_is_mapped_before_it_is_touched(mmu, host_page, prepare):
+    def pre_fault(made):
+        slot = made.vm.slots.find(0)
+        if prepare == "used":
+            populate_guest(made)
+        if prepare == "logged":
+            made.vm.set_region(0, 0, slot.size, slot.hva, 1)
+        if prepare == "backed":
+            made.qemu.process.populate(slot.hva, slot.size)
+        if prepare == "shared":
+            made.qemu.process.populate(slot.hva, slot.size)
+            made.qemu.process.advise_mergeable(slot.hva, wanted=True)
+            made.host.ksm.scan(3 * slot.size >> 12)
+            assert made.host.ksm.pages_sharing
+        direct = getattr(made.vcpu.mmu, "ept", made.vcpu.mmu)
+        direct.pre_fault(0x3000, 9 * MIB)
+
+    page_by_page, quiet = both(pre_fault, mmu=mmu, host_page=host_page)
+    for what, expected in page_by_page.items():
+        assert quiet[what] == expected, what
+
+
+def test_what_is_mapped_ahead_exits_no_more():
+    exits = []
+    made = Machine("ept", guest_memory="32M", host_memory="64M", tap=exits.append)
+    made.vcpu.mmu.pre_fault(0, 32 * MIB)
+    exits.clear()
+    populate_guest(made)
+    assert not [one for one in exits if type(one).__name__ == "VmExit"]
+
+
+@pytest.mark.parametrize("gpa, size", [(1, 4096), (0, 4095), (0, 0), (4096, -4096)])
+def test_what_cannot_be_mapped_ahead(gpa, size):
+    made = Machine("ept", guest_memory="32M", host_memory="64M")
+    before = made.ram.image()
+    with pytest.raises(BadSize, match="multiples of 4 KiB"):
+        made.vcpu.mmu.pre_fault(gpa, size)
+    with pytest.raises(BadAddress, match="0x2000000 is in no memslot"):
+        made.vcpu.mmu.pre_fault(32 * MIB, 4096)
+    assert made.ram.image() == before
