@@ -140,7 +140,8 @@ def test_guest_memory_that_is_mapped_before_it_is_touched(mmu, host_page, prepar
         if prepare == "shared":
             made.qemu.process.populate(slot.hva, slot.size)
             made.qemu.process.advise_mergeable(slot.hva, wanted=True)
-            made.host.ksm.scan(3 * slot.size >> 12)
+            for _pass in range(4):
+                made.host.ksm.scan(slot.size)
             assert made.host.ksm.pages_sharing
         direct = getattr(made.vcpu.mmu, "ept", made.vcpu.mmu)
         direct.pre_fault(0x3000, 9 * MIB)
