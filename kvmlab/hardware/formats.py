@@ -6,6 +6,7 @@ address and what a picture shows cannot disagree.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 
 from kvmlab.base.errors import BadChoice
@@ -105,6 +106,7 @@ class Tables:
     switch: int = 0  # agile paging: an upper entry with this bit makes the walk go on nested
 
 
+@cache
 def compile_tables(fmt: Format, cpu: Processor, switches: Switches | None = None) -> Tables:
     """The masks of ``fmt`` on ``cpu`` with ``switches``."""
     switches = switches or Switches()
