@@ -1,7 +1,7 @@
 """How long a guest of 1 GiB takes to build and to inflate, beside a fill of as many entries.
 
-A fill is NumPy's, of one 8-byte entry for each page.  What is compared is measured by turns in
-one run, and the median counts, so that a busy machine slows both.  pytest tests/bench -s
+A fill is NumPy's, of one 8-byte entry for each page.  Both are measured by turns in one run and
+the medians compared, so that a busy machine slows both.  pytest tests/bench/test_balloon.py -s
 """
 
 import tracemalloc
@@ -18,7 +18,6 @@ from tests.balloon_under_test import machine, qmp, resident
 PAGES = 1 << 18  # of 1 GiB
 MIB = 1 << 20
 FIRST, AREA = 0x100, 0x1000_0000
-ROUNDS = 5
 pytestmark = pytest.mark.bench
 
 
@@ -30,28 +29,26 @@ def seconds(do):
 
 
 def fill():
-    """Seconds for writing as many 8-byte entries: as long as it takes at all, not a moment."""
-    return seconds(lambda: [np.full(PAGES, 7, dtype=np.int64) for _ in range(50)]) / 50
+    """Seconds for writing as many 8-byte entries, into memory that is there.
+
+    Fresh memory may take 16 times as long, if the C library had to ask the system for it.
+    """
+    entries = np.zeros(PAGES, np.int64)
+    return seconds(lambda: [entries.fill(7) for _ in range(100)]) / 100
 
 
-def ratio(what, prepare, measure, rounds=ROUNDS):
-    """``measure`` of what ``prepare`` made, in fills; said in milliseconds too."""
-    took, fills = [], []
+def fills(what, measure, rounds=5):
+    """The seconds that ``measure`` returns, in fills; said in milliseconds too."""
+    took, plain = [], [fill()]
     for _ in range(rounds):
-        made = prepare()
-        fills.append(fill())
-        took.append(seconds(lambda made=made: measure(made)))
-        fills.append(fill())
-    found = median(took) / median(fills)
-    print(f"\n{what}: {median(took) * 1e3:.1f} ms for 1 GiB, {found:.0f} x a fill")
-    return found
+        took.append(measure())
+        plain.append(fill())
+    ratio = median(took) / median(plain)
+    print(f"\n{what}: {median(took) * 1e3:.1f} ms for 1 GiB, {ratio:.0f} x a fill")
+    return ratio
 
 
-def pre_faulted():
-    """A guest whose memory the host backs and EPT maps."""
-    made = machine("1040M", driver=False)
-    made.vcpu.mmu.pre_fault(0, 1040 * MIB)
-    return made
+# -- inflating ------------------------------------------------------------------------------
 
 
 def inflate(made):
@@ -61,14 +58,79 @@ def inflate(made):
     return took
 
 
-def inflated(what, prepare):
-    """As `ratio`, for inflating; counting what is resident takes longer than that."""
-    took, fills = [], []
-    for _ in range(ROUNDS):
-        made = prepare()
-        fills.append(fill())
-        took.append(inflate(made))
-        fills.append(fill())
-    found = median(took) / median(fills)
-    print(f"\n{what}: {median(took) * 1e3:.1f} ms for 1 GiB, {found:.0f} x a fill")
-    return found
+def test_the_device_gives_1_gib_of_host_memory_back():
+    def measure():
+        made = machine("1040M", driver=False)
+        made.qemu.process.populate(made.vm.slots.find(0).hva, 1040 * MIB)
+        return inflate(made)
+
+    assert fills("inflating what the host backs, in one array", measure) < 2000
+
+
+def test_the_device_gives_memory_back_that_ept_maps():
+    def measure():
+        made = machine("1040M", driver=False)
+        made.vcpu.mmu.pre_fault(0, 1040 * MIB)
+        return inflate(made)
+
+    assert fills("inflating what EPT maps too, in one array", measure) < 3000
+
+
+def test_driver_and_device_inflate_1_gib_by_1024_buffers_byte_for_byte():
+    def measure():
+        made = machine("1280M")
+        qmp(made, "balloon", value=256 << 20)
+        took = seconds(lambda: made.clock.sleep(5 * SECOND))
+        assert made.balloon.actual == PAGES
+        return took
+
+    assert fills("inflating by 1024 buffers, over rings and exits", measure, rounds=3) < 100_000
+
+
+# -- building -------------------------------------------------------------------------------
+
+
+def backed():
+    """A guest of which the host has all memory in place, and EPT nothing yet."""
+    made = Machine(guest_memory="1280M", host_memory="1536M")
+    made.qemu.process.populate(made.vm.slots.find(0).hva, 1280 * MIB)
+    made.guest.switch(made.guest.spawn("demo"))
+    return made
+
+
+def map_both(made):
+    """Map 1 GiB by guest tables, and what they and it lie in by EPT."""
+    made.vcpu.mmu.pre_fault(0, 1280 * MIB)
+    made.guest.current.mmap(AREA, PAGES << 12, populate=True)
+
+
+def test_a_guest_with_1_gib_mapped_in_both_dimensions():
+    def measure():
+        made = backed()
+        return seconds(lambda: map_both(made))
+
+    assert fills("building guest tables and EPT", measure) < 10_000
+
+
+def test_the_host_backs_1_gib():
+    def measure():
+        made = Machine(guest_memory="1280M", host_memory="1536M")
+        process, hva = made.qemu.process, made.vm.slots.find(0).hva
+        return seconds(lambda: process.populate(hva, PAGES << 12))
+
+    assert fills("the host's own table, frames and lists", measure) < 6000
+
+
+def test_a_guest_with_1_gib_mapped_in_both_dimensions_takes_12_mib_at_most():
+    """Beyond what the host takes for the memory itself: its table, frames and lists."""
+    made = backed()
+    tracemalloc.start()
+    try:
+        map_both(made)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    print(f"\nguest tables and EPT: {held / MIB:.1f} MiB, {peak / MIB:.1f} at the peak")
+    assert made.table_bytes()["guest"] > PAGES * 8
+    assert made.table_bytes()["ept"] > PAGES * 8
+    assert peak < 12 * MIB
