@@ -139,8 +139,8 @@ class Memory:
 
     # -- page faults --------------------------------------------------------------------
 
-    def demand(self, process: Process, vma: Vma, gva: int, *, write: bool) -> None:
-        """Map a fresh zeroed page at ``gva``, as Linux does for anonymous memory.
+    def demand(self, process: Process, vma: Vma, gva: int, *, write: bool) -> int:
+        """Map a fresh zeroed page at ``gva``, as Linux does for anonymous memory; its slot.
 
         A page first touched by a write is born dirty.  (Linux maps its one zero page for a
         first touch that reads; here it gets a page of its own.)
@@ -153,30 +153,28 @@ class Memory:
         flags = USER | ACCESSED | (WRITABLE if vma.write else 0)
         flags |= DIRTY if write else 0
         flags |= 0 if vma.execute or self._tables.format.entry_bytes == 4 else NX
-        self._tables.map(process.root, gva, frame, vma.shift, flags)
+        slot = self._tables.map(process.root, gva, frame, vma.shift, flags)
         self._tap(DemandFault(process.name, gva, frame, vma.shift))
         self._mapped_anew(process, vma, gva, frame)
+        return slot
 
     def populate(self, process: Process, vma: Vma) -> None:
         """Give every page of a new mapping as `demand` does; unless told, table by table."""
         gva = vma.start
         while gva < vma.end:
-            self.demand(process, vma, gva, write=vma.write)
+            slot = self.demand(process, vma, gva, write=vma.write)
             gva += 1 << vma.shift
             if vma.shift == PAGE_SHIFT and self._tap is silent and not self.pager:
-                gva += self._fill_table(process, gva, vma.end)
+                gva += self._fill_table(slot, vma.end - gva >> PAGE_SHIFT)
 
-    def _fill_table(self, process: Process, gva: int, end: int) -> int:
-        """Map what follows the page before ``gva`` in its table, like it; how many bytes.
+    def _fill_table(self, slot: int, pages: int) -> int:
+        """Map ``pages`` more like the one at ``slot``, in its table; how many bytes.
 
-        That is less than there is room for when frames run out.
+        That is less if the table ends, or frames run out.
         """
-        found = self._tables.find(process.root, gva - PAGE_SIZE)
-        assert found is not None  # noqa: S101  it was mapped just now
-        slot = found[0]
         flags = self._tables.flags_of(self._tables.read(slot), 1)
         room = self._tables.entries(1) - 1 - self._tables.index(slot)
-        frames = self._frames.take(min(room, end - gva >> PAGE_SHIFT))
+        frames = self._frames.take(min(room, pages))
         self._tables.fill(slot + self._tables.format.entry_bytes, frames, flags)
         return len(frames) << PAGE_SHIFT
 

@@ -77,8 +77,11 @@ class PageTables:
         """Store an entry: the store that a hypervisor may trap."""
         self._smp.cpu.store(self.virtual(slot), entry, self.format.entry_bytes)
 
-    def map(self, root: int, gva: int, frame: int, shift: int, flags: int) -> None:
-        """Map one page of 2**shift bytes at ``gva`` to ``frame``; raises `Overlap`."""
+    def map(self, root: int, gva: int, frame: int, shift: int, flags: int) -> int:
+        """Map one page of 2**shift bytes at ``gva`` to ``frame``; returns the entry's slot.
+
+        Raises `Overlap`.
+        """
         leaf = self.level_of(shift)
         table = root
         for level in range(self.format.levels, leaf, -1):
@@ -93,6 +96,7 @@ class PageTables:
         if self.read(slot) & PRESENT:
             raise Overlap(f"{gva:#x} is already mapped")
         self.write(slot, frame | flags | PRESENT | (LARGE if leaf > 1 else 0))
+        return slot
 
     def fill(self, slot: int, frames: list[int], flags: int) -> None:
         """Map small pages by neighbouring entries of one table, which are empty."""
