@@ -26,7 +26,15 @@ def pre_fault(vm: Vm, direct: DirectMap, gpa: int, size: int) -> None:
     """
     if gpa % PAGE_SIZE or size % PAGE_SIZE or size <= 0:
         raise BadSize(f"GPA {gpa:#x} and size {size:#x} must be multiples of 4 KiB, more than 0")
-    end = gpa + size
+    try:
+        with vm.flushes.together():
+            _each(vm, direct, gpa, gpa + size)
+    finally:
+        vm.vmm.release()
+        vm.go_on()
+
+
+def _each(vm: Vm, direct: DirectMap, gpa: int, end: int) -> None:
     while gpa < end:
         backing = vm.back(gpa, write=False)
         if backing is None:
@@ -36,7 +44,6 @@ def pre_fault(vm: Vm, direct: DirectMap, gpa: int, size: int) -> None:
         gpa = leaf.gpas.stop
         if leaf.level == 1 and vm.tap is silent and not direct.legacy:
             gpa += _fill_table(vm, direct, backing.slot, leaf, end)
-    vm.vmm.release()
 
 
 def _fill_table(vm: Vm, direct: DirectMap, slot: Memslot, before: Entry, end: int) -> int:
