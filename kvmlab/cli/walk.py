@@ -135,7 +135,7 @@ def show(recorded: "Recorded", setting: "Setting", table: "CostTable") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from kvmlab.figures.modes import costs_text
+    from kvmlab.figures.costs import cycles_text
     from kvmlab.figures.touch import touch_steps
     from kvmlab.figures.walk import read_walk, summary, walk_scene
     from kvmlab.text import say
@@ -153,8 +153,7 @@ def show(recorded: "Recorded", setting: "Setting", table: "CostTable") -> None:
     scene = walk_scene(records, setting)
     console.print(grid(scene))
     console.print(Text(say("walk.convention")))
-    cycles = table.references(read_walk(records, setting).levels)
-    console.print(Text(say("walk.cycles", number=f"{cycles:,}", costs=costs_text(table))))
+    console.print(Text(cycles_text(read_walk(records, setting), table)))
 
 
 def grid(scene: "Scene") -> "Table":

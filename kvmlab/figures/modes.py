@@ -1,4 +1,4 @@
-"""Three designs side by side: bars, a table and a sentence from the rows of a comparison.
+"""Designs side by side: bars, a table and a sentence from the rows of a comparison.
 
 Pure functions: `study.compare.Row` in; numbers, names and text out.  A bar's party is that of
 whoever owns what is read or who is entered: the guest G, or the hypervisor H.
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from kvmlab.figures.costs import costs_text
 from kvmlab.figures.scene import Table
 from kvmlab.study.compare import Row
-from kvmlab.study.costs import CostTable
 from kvmlab.study.counters import DEEDS, TABLES
 from kvmlab.text import say
 
@@ -100,6 +100,17 @@ def _exit_bar(mmu: str, reason: str) -> str:
     return say("modes.exits.bar", design=design(mmu), reason=reason_name(reason))
 
 
+def cycles(rows: Sequence[Row]) -> Chart:
+    """Cycles under each design: the walks are the CPU's work, the exits are the hypervisor's."""
+    costs = [row.cycles for row in rows]
+    series = [
+        Series(say("modes.cycles.walks"), "quiet", [one.walks for one in costs]),
+        Series(say("modes.cycles.exits"), "host", [one.total - one.walks for one in costs]),
+    ]
+    title = say("modes.cycles.title", model=rows[0].prices.name)
+    return Chart(title, say("modes.cycles.axis"), [design(row.mmu) for row in rows], series)
+
+
 def table(rows: Sequence[Row]) -> Table:
     """The same numbers and more: one line a quantity, one column a design."""
     columns = [say("modes.column.quantity"), *(design(row.mmu) for row in rows)]
@@ -136,10 +147,10 @@ def _quantities(rows: Sequence[Row]) -> Iterator[tuple[str, list[int]]]:
     peak = [row.shadow_bytes_peak for row in rows]
     if any(peak):
         yield say("modes.row.bytes.peak"), peak
-    cycles = [row.cycles for row in rows]
-    yield say("modes.row.cycles.walks"), [one.walks for one in cycles]
-    yield say("modes.row.cycles.exits"), [one.total - one.walks for one in cycles]
-    yield say("modes.row.cycles"), [one.total for one in cycles]
+    costs = [row.cycles for row in rows]
+    yield say("modes.row.cycles.walks"), [one.walks for one in costs]
+    yield say("modes.row.cycles.exits"), [one.total - one.walks for one in costs]
+    yield say("modes.row.cycles"), [one.total for one in costs]
 
 
 def caption(rows: Sequence[Row]) -> str:
@@ -150,13 +161,6 @@ def caption(rows: Sequence[Row]) -> str:
     policies = dict.fromkeys(row.policy for row in rows if row.mmu in ("shadow", "l2-shadow"))
     parts += [say(f"modes.policy.{name}") for name in policies]
     return " ".join(parts)
-
-
-def costs_text(prices: CostTable) -> str:
-    """Which table of costs was used, and what was changed in it."""
-    edited = ", ".join(f"{row} = {number(cycles)}" for row, cycles in prices.edited.items())
-    key = "costs.edited" if edited else "costs.model"
-    return say(key, model=prices.name, summary=prices.summary, edited=edited)
 
 
 def _run(row: Row) -> str:

@@ -6,6 +6,7 @@ title).  A bqplot figure says nothing to a screen reader, so whoever shows a cha
 with the same numbers next to it.
 """
 
+from collections.abc import Sequence
 from html import escape
 from unicodedata import east_asian_width
 
@@ -33,6 +34,7 @@ ROW, AROUND = 32, 72
 """Pixels: the height of one bar with its gap, and of what is above and below all bars."""
 
 TICKS = 5
+ROOM = 220  # pixels: the least that bars and their totals need next to their names
 LETTER = 7  # pixels: a wide estimate for the 12 px labels at the left
 
 
@@ -130,6 +132,12 @@ def margins(chart: Chart) -> dict[str, int]:
     """Pixels around the bars: on the left as much as the longest name needs."""
     widest = max((_letters(name) for name in chart.bars), default=0)
     return {"top": 8, "bottom": 56, "left": int(LETTER * widest) + 16, "right": 16}
+
+
+def columns(charts: Sequence[Chart]) -> str:
+    """The CSS of a grid in which ``charts`` stand side by side as far as all of them have room."""
+    widest = max(margins(chart)["left"] for chart in charts)
+    return f"repeat(auto-fit, minmax(min(100%, {widest + ROOM}px), 1fr))"
 
 
 def _letters(name: str) -> int:

@@ -1,4 +1,4 @@
-"""One program under three designs: what shadow paging and EPT cost, side by side.
+"""One program under several designs: what shadow paging, EPT and others cost, side by side.
 
 The lab asks `study` for rows and `figures.modes` for what to show of them.  A run goes in slices
 between which the kernel serves the browser, so that progress moves and Stop works.
@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -15,14 +16,16 @@ import ipywidgets as widgets
 
 from kvmlab import workloads
 from kvmlab.figures import modes as figures
-from kvmlab.figures.scene import Table
+from kvmlab.figures.costs import model_names
 from kvmlab.kvm.policy import NAIVE, POLICIES, policy_named
-from kvmlab.labs.charts import Bars
+from kvmlab.labs.charts import Bars, columns
 from kvmlab.labs.guard import Notice, guarded
 from kvmlab.labs.player import Player
+from kvmlab.labs.tables import STYLE, table_html
 from kvmlab.labs.words import Words, language_control
-from kvmlab.machine import MMUS
+from kvmlab.machine import DESIGNS, MMUS
 from kvmlab.study.compare import Row, Study, study
+from kvmlab.study.costs import GRADED, MODELS, model_named
 from kvmlab.text import say, speaking
 from kvmlab.workloads.trace import Trace
 
@@ -30,32 +33,18 @@ Job = Generator[None, None, None]
 State = tuple[str, int]  # a trace's name or path, and when its file last changed
 
 OWN = "own"  # the choice of a file of the learner's own
+SHADOWING = ("shadow", "l2-shadow")  # the designs that have a shadow policy
 AMOUNTS = (20_000, 100_000)
 ALL = 0  # the choice of all records; None would be no choice at all
 BLINK = 0.1  # seconds between two movements of the progress bar
-
-STYLE = """<style>
-.kvm-modes { --kvm-ink: var(--jp-ui-font-color1, #1f1f1f);
-  --kvm-rule: var(--jp-border-color1, #bdbdbd); --kvm-quiet: var(--jp-ui-font-color2, #5f5f5f) }
-.kvm-modes .widget-html-content { color: var(--kvm-ink); font-size: 14px; line-height: 20px;
-  height: auto; white-space: normal }
-.kvm-modes p { margin: 0 }
-.kvm-modes table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-.kvm-modes caption { caption-side: bottom; text-align: left; color: var(--kvm-quiet);
-  font-size: 13px; padding-top: 8px }
-.kvm-modes th, .kvm-modes td { padding: 2px 8px; text-align: right; font-weight: 400;
-  border-top: 1px solid var(--kvm-rule) }
-.kvm-modes thead th { font-weight: 600; border-top: none; width: 18% }
-.kvm-modes thead th:first-child { width: auto }
-.kvm-modes th:first-child { text-align: left; padding-left: 0 }
-</style>"""
 
 
 class ModesLab(widgets.VBox):
     """A comparison that a learner toggles: the trace, how much of it, and which designs.
 
-    ``rows`` are the rows shown.  Results are kept as long as the lab lives, so a design that has
-    run once is shown at once.  Bad input changes nothing but the notice.
+    ``rows`` are the rows shown, at the prices of ``costs``.  Results are kept as long as the lab
+    lives, so a design that has run once is shown at once.  Bad input changes nothing but the
+    notice.
     """
 
     def __init__(
@@ -64,10 +53,11 @@ class ModesLab(widgets.VBox):
         records: int | None = AMOUNTS[1],
         designs: Iterable[str] = MMUS,
         policy: str = NAIVE.name,
+        costs: str = GRADED.name,
     ) -> None:
         """Run ``trace``, a shipped name or a path, and show it; ``records`` None means all.
 
-        ``policy`` is the shadow MMU's (kvm/policy.py).
+        ``policy`` is the shadow MMU's (kvm/policy.py), ``costs`` a cost model (study/costs.py).
         """
         self.rows: list[Row] = []
         self._results: dict[tuple[State, int, str, str], Row] = {}
@@ -76,13 +66,15 @@ class ModesLab(widgets.VBox):
         self._task: asyncio.Task[None] | None = None
         self._bars: list[Bars] = []
         self._words, self.language = Words(), language_control("en")
-        self._make_controls(trace, records, set(designs), policy_named(policy).name)
+        self._make_trace(trace, records)
+        self._make_choices(set(designs), policy_named(policy).name, model_named(costs).name)
         self._make_outputs()
         self._words.speak()
         super().__init__(
             [
                 _line(self.trace, self.file, self.records, self.language),
-                _line(*self.designs.values(), self.policy),
+                _line(*self.designs.values()),
+                _line(self.policy, self.costs),
                 _line(self.progress, self.done, self.stop),
                 self.notice,
                 self.sentence,
@@ -110,9 +102,7 @@ class ModesLab(widgets.VBox):
 
     # -- making ---------------------------------------------------------------------------
 
-    def _make_controls(
-        self, trace: str, records: int | None, designs: set[str], policy: str
-    ) -> None:
+    def _make_trace(self, trace: str, records: int | None) -> None:
         own, words = trace not in workloads.SHIPPED, self._words
         wide = {"description_width": "initial"}
         self.trace = _dropdown((*reversed(workloads.SHIPPED), OWN), OWN if own else trace)
@@ -130,10 +120,16 @@ class ModesLab(widgets.VBox):
         self.records = _dropdown((*amounts, ALL), records or ALL)
         words.on(self.records, "modes.control.records")
         words.options(self.records, lambda: _amount_names(amounts))
-        self.designs = {mmu: self._checkbox(mmu, chosen=mmu in designs) for mmu in MMUS}
+
+    def _make_choices(self, designs: set[str], policy: str, costs: str) -> None:
+        words = self._words
+        self.designs = {mmu: self._checkbox(mmu, chosen=mmu in designs) for mmu in DESIGNS}
         self.policy = _dropdown([one.name for one in POLICIES], policy)
         words.on(self.policy, "modes.control.policy")
         words.options(self.policy, _policy_names)
+        self.costs = _dropdown([one.name for one in MODELS], costs)
+        words.on(self.costs, "modes.control.costs")
+        words.options(self.costs, model_names)
 
     def _checkbox(self, mmu: str, *, chosen: bool) -> widgets.Checkbox:
         layout = widgets.Layout(width="max-content", margin="2px 16px 2px 2px")
@@ -149,7 +145,6 @@ class ModesLab(widgets.VBox):
         self.sentence.add_class("kvm-modes-sentence")
         self.charts = widgets.GridBox(
             layout=widgets.Layout(
-                grid_template_columns="repeat(auto-fit, minmax(320px, 1fr))",
                 grid_gap="16px",
                 width="100%",
             )
@@ -160,6 +155,7 @@ class ModesLab(widgets.VBox):
         controls = (self.trace, self.file, self.records, self.policy, *self.designs.values())
         for control in controls:
             control.observe(lambda _change: self._run(), names="value")
+        self.costs.observe(self._reprice, names="value")
         self.language.observe(self._speak, names="value")
         self.stop.on_click(lambda _button: self._stopped())
 
@@ -207,7 +203,7 @@ class ModesLab(widgets.VBox):
         part = trace.head(records) if records else trace
         wanted = []
         for mmu in [mmu for mmu, box in self.designs.items() if box.value]:
-            options = {"policy": self.policy.value} if mmu == "shadow" else {}
+            options = {"policy": self.policy.value} if mmu in SHADOWING else {}
             key = state, len(part), mmu, options.get("policy", "")
             if key not in self._results:
                 self._results[key] = yield from self._watched(mmu, study(part, mmu, **options))
@@ -244,24 +240,32 @@ class ModesLab(widgets.VBox):
         self.notice.language = self.language.value
         with self._spoken():
             self._words.speak()
-        self._show(self.rows)
+            self._tell(self.rows)
 
     def _spoken(self) -> AbstractContextManager[None]:
         return speaking(self.language.value)
 
+    @guarded
+    def _reprice(self, _change: object = None) -> None:
+        """The same counts at other prices; nothing is run again."""
+        if not self._words.busy:
+            self._show(self.rows)
+
     def _show(self, rows: list[Row]) -> None:
-        self.rows = rows
+        prices = model_named(self.costs.value)
+        self.rows = [replace(row, prices=prices) for row in rows]
         with self._spoken():
-            self._tell(rows)
+            self._tell(self.rows)
 
     def _tell(self, rows: list[Row]) -> None:
         self.sentence.value = f'<p role="status">{escape(figures.sentence(rows))}</p>'
         self.table.value = STYLE + (table_html(figures.table(rows)) if rows else "")
         self.charts.layout.display = None if rows else "none"
         if rows:
-            self._show_charts([figures.references(rows), figures.exits(rows)])
+            self._show_charts([figures.references(rows), figures.exits(rows), figures.cycles(rows)])
 
     def _show_charts(self, charts: list[figures.Chart]) -> None:
+        self.charts.layout.grid_template_columns = columns(charts)
         if self._bars:
             for bars, chart in zip(self._bars, charts, strict=True):
                 bars.show(chart)
@@ -319,16 +323,3 @@ def _line(*controls: widgets.Widget) -> widgets.Box:
     """Controls side by side, on as many lines as the width asks for."""
     layout = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 16px")
     return widgets.Box(controls, layout=layout)
-
-
-def table_html(table: Table) -> str:
-    """``table`` as HTML: a caption, a header for each column and one for each row."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in table.rows
-    )
-    caption = f"<caption>{escape(table.caption)}</caption>"
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -8,35 +8,41 @@ import ipywidgets
 from kvmlab.base.addresses import parse_address
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.addresses import hex_text
+from kvmlab.figures.costs import cycles_text
 from kvmlab.figures.fold import Walk
 from kvmlab.figures.walk import Setting, design_name, read_walk, summary, walk_scene
 from kvmlab.hardware.records import Kind
 from kvmlab.labs.guard import Notice, guarded
 from kvmlab.labs.player import Player
 from kvmlab.labs.words import Words, language_control
-from kvmlab.machine import MMUS, Chain, Machine
+from kvmlab.machine import DESIGNS, MMUS, Chain, Machine
 from kvmlab.study.access import (
     GUESTS,
     Recorded,
     Request,
     cold_access,
     first_access,
+    guest_levels,
     page_sizes,
     usual_address,
 )
+from kvmlab.study.costs import GRADED
 from kvmlab.text import say, speaking
 
 HOST_PAGES = ("4K", "2M", "1G")
 HOST_LEVELS = (4, 5)
+USUAL_LEVELS = 4
+MORE = tuple(one for one in DESIGNS if one not in MMUS)
 MAPPINGS = ("all", "read", "none")
 
 
 class WalkLab(ipywidgets.VBox):
     """One access, each reference numbered in a lattice, step by step.
 
-    The controls are attributes (``lab.design.value = "shadow"``); what the machine did is in
-    ``records``, ``walk``, ``chain`` and ``references``.  With a ``machine`` of your own, its
-    current process is looked at as it is, and only the address and the access can be chosen.
+    The controls are attributes (``lab.design.value = "shadow"``, ``lab.more.value = "agile"``);
+    what the machine did is in ``records``, ``walk``, ``chain`` and ``references``.  With a
+    ``machine`` of your own, its current process is looked at as it is, and only the address and
+    the access can be chosen.
     """
 
     def __init__(self, machine: Machine | None = None) -> None:
@@ -49,7 +55,7 @@ class WalkLab(ipywidgets.VBox):
         self._words.speak()
         self.notice, self.player, self.status = Notice(), Player(), ipywidgets.HTML()
         self.status.add_class("kvmlab-status")
-        rows = [self._row(self.design, self.language)] if machine is None else []
+        rows = [self._row(self.design, self.more, self.language)] if machine is None else []
         rows += [self._row(*self._access(), *([self.language] if machine else []))]
         rows += [self._row(*self._shape())] if machine is None else []
         super().__init__([*rows, self.notice, self.status, self.player])
@@ -80,6 +86,11 @@ class WalkLab(ipywidgets.VBox):
         """The address in the four address spaces."""
         return self._setting.chain
 
+    @property
+    def mmu(self) -> str:
+        """The design chosen: one of ``design``, or else one of ``more``."""
+        return self.design.value or self.more.value
+
     # -- controls -----------------------------------------------------------------------
 
     def _make_controls(self) -> None:
@@ -91,9 +102,11 @@ class WalkLab(ipywidgets.VBox):
             layout=ipywidgets.Layout(width="auto"),
         )
         words.on(self.design, "lab.walk.design")
-        words.options(self.design, lambda: [(say(f"design.{name}"), name) for name in MMUS])
+        words.options(self.design, lambda: _designs(MMUS))
         self.design.add_class("kvmlab-design")
-        levels = self._machine.guest.tables.format.levels if self._machine else 4
+        self.more = words.options(self._dropdown("more", MORE), lambda: _designs(MORE))
+        self.more.value = None
+        levels = self._machine.guest.tables.format.levels if self._machine else USUAL_LEVELS
         self._suggested = hex(usual_address(levels))
         self.address = ipywidgets.Text(
             value=self._suggested,
@@ -133,8 +146,10 @@ class WalkLab(ipywidgets.VBox):
 
     def _observe(self) -> None:
         shape = (self.guest_page, self.host_page, self.host_levels)
-        for control in (self.design, *self._access(), *shape):
+        for control in (*self._access(), *shape):
             control.observe(self.update, names="value")
+        self.design.observe(lambda change: self._choose(change.new, self.more), names="value")
+        self.more.observe(lambda change: self._choose(change.new, self.design), names="value")
         self.guest_levels.observe(self._reshape, names="value")
         self.language.observe(self._speak, names="value")
 
@@ -147,23 +162,31 @@ class WalkLab(ipywidgets.VBox):
             self.player.relabel()
             self._picture(self.player.step)
 
+    def _choose(self, chosen: str | None, other: ipywidgets.Widget) -> None:
+        """Take the choice off the ``other`` list of designs: there is one design, and one walk."""
+        if chosen is not None and not self._words.busy:
+            other.value = None
+            self._reshape()
+
     def _reshape(self, _change: object = None) -> None:
-        """Offer what tables of so many levels have, then walk: one walk for all that changed."""
-        fitted = (self.guest_page, self.address)
-        for control in fitted:
-            control.unobserve(self.update, names="value")
-        self._fit(self.guest_levels.value)
-        for control in fitted:
-            control.observe(self.update, names="value")
+        """Offer what the design and its tables have, then walk: one walk for all that changed."""
+        if self._words.busy:
+            return
+        with self._words.replacing():
+            self._fit()
         self.update()
 
-    def _fit(self, levels: int) -> None:
-        """The page sizes of these tables; and if the address was our own, one of their width."""
-        page, sizes = self.guest_page.value, page_sizes(levels)
-        self.guest_page.options = sizes
-        self.guest_page.value = page if page in sizes else sizes[0]
+    def _fit(self) -> None:
+        """The guests of this design, the pages of this guest, and an address of its width."""
+        offered = guest_levels(self.mmu)
+        _offer(self.guest_levels, [(_levels_name(n), n) for n in offered], offered, USUAL_LEVELS)
+        levels = self.guest_levels.value
+        sizes = page_sizes(levels)
+        _offer(self.guest_page, sizes, sizes, sizes[0])
+        backing = HOST_PAGES if GUESTS[levels].long_mode else HOST_PAGES[:-1]
+        _offer(self.host_page, backing, backing, backing[0])
         suggested = hex(usual_address(levels))
-        if self.address.value == self._suggested:
+        if self.address.value == self._suggested:  # our own, not the learner's
             self.address.value = suggested
         self._suggested = suggested
 
@@ -178,7 +201,7 @@ class WalkLab(ipywidgets.VBox):
     def _record(self) -> Recorded:
         request = Request(
             gva=parse_address(self.address.value),
-            mmu=self.design.value,
+            mmu=self.mmu,
             guest_page=self.guest_page.value,
             host_page=self.host_page.value,
             guest_levels=self.guest_levels.value,
@@ -199,13 +222,15 @@ class WalkLab(ipywidgets.VBox):
         with speaking(self.language.value):
             self._picture(0)
         self.host_page.disabled = setting.mmu == "native"
-        self.host_levels.disabled = setting.mmu != "ept"
+        self.host_levels.disabled = setting.mmu in ("native", "shadow")
 
     def _picture(self, step: int) -> None:
         """What was recorded, as a scene from ``step`` on and one line."""
         self.player.show(walk_scene(self._records, self._setting, self._before), step)
-        words = summary(self._walk, self._setting, self._before)
-        self.status.value = f'<div role="status">{escape(words)}</div>'
+        words = [summary(self._walk, self._setting, self._before)]
+        words += [cycles_text(self._walk, GRADED)] if self._walk.references else []
+        lines = "".join(f"<div>{escape(line)}</div>" for line in words)
+        self.status.value = f'<div role="status">{lines}</div>'
 
     def __repr__(self) -> str:
         """What is shown, in one line: the same text each time."""
@@ -214,6 +239,19 @@ class WalkLab(ipywidgets.VBox):
             f"walk({design_name(setting)}, {hex_text(setting.chain.gva)}: "
             f"{walk.outcome}, {self.references} references)"
         )
+
+
+def _offer(
+    control: ipywidgets.Dropdown, options: Sequence[object], values: Sequence[object], usual: object
+) -> None:
+    """Offer ``options``; what was chosen stays chosen if it is still among their ``values``."""
+    chosen = control.value if control.value in values else usual
+    control.options = options
+    control.value = chosen
+
+
+def _designs(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(say(f"design.{name}"), name) for name in names]
 
 
 def _levels_name(levels: int) -> str:

@@ -1,6 +1,7 @@
 """The words on a lab's controls, which change with the language while their values stay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import ipywidgets
@@ -36,10 +37,16 @@ class Words:
 
     def speak(self) -> None:
         """Say all in the language spoken now; no value changes."""
-        self.busy = True
-        try:
+        with self.replacing():
             for part in self._parts:
                 part()
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """A time in which options are replaced."""
+        self.busy = True
+        try:
+            yield
         finally:
             self.busy = False
 

@@ -10,6 +10,7 @@ from kvmlab.base.errors import BadAddress, BadChoice, SegmentationFault
 from kvmlab.hardware.formats import FORMATS
 from kvmlab.hardware.records import Kind
 from kvmlab.machine import Machine
+from kvmlab.machine.designs import guest_format
 
 SMALL, LARGE = ("64M", "256M"), ("2G", "8G")
 """Guest and host memory: enough for pages of up to 4M, or of 1G."""
@@ -63,6 +64,19 @@ def usual_address(levels: int) -> int:
 def address_bits(levels: int) -> int:
     """How many bits the tables of a guest of so many levels translate, the offset included."""
     return PAGE_SHIFT + sum(GUESTS[levels].index_bits)
+
+
+def guest_levels(mmu: str) -> list[int]:
+    """How many levels the tables of a guest may have under ``mmu``."""
+    return [levels for levels in GUESTS if _fits(levels, mmu)]
+
+
+def _fits(levels: int, mmu: str) -> bool:
+    try:
+        guest_format(levels, mmu)
+    except BadChoice:
+        return False
+    return True
 
 
 def page_sizes(levels: int) -> list[str]:

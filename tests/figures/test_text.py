@@ -9,6 +9,8 @@ import pytest
 
 import kvmlab.text
 from kvmlab.base.errors import BadChoice
+from kvmlab.hardware.records import ExitReason
+from kvmlab.study.costs import MODELS
 from kvmlab.text import LANGUAGES, count, say, speaking
 
 PACKAGE = Path(kvmlab.text.__file__).parents[1]
@@ -96,3 +98,17 @@ def test_every_plain_key_in_the_code_is_in_the_catalogue():
     keys |= {f"{key}.{form}" for name, key in asked if name == "count" for form in ("one", "many")}
 
     assert keys - SENTENCES.keys() == set()
+
+
+@pytest.mark.parametrize("reason", ExitReason)
+def test_every_exit_reason_has_its_words_in_charts_and_walks(reason):
+    assert say(f"modes.exit.{reason.name}")
+    assert say(f"outcome.{reason.name.lower()}")
+    assert count(f"touch.exits.{reason.name.lower()}", 2)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_a_cost_model_is_summed_up_in_its_own_words_in_english_and_in_chinese_too(model):
+    assert say(f"costs.summary.{model.name}") == model.summary
+    with speaking("zh"):
+        assert say(f"costs.summary.{model.name}") != model.summary

@@ -71,10 +71,11 @@ def test_it_opens_with_the_shipped_sort_under_all_designs(lab):
 
 def test_table_chart_and_sentence_show_the_same_numbers(lab):
     reads = [row.total.all_references for row in lab.rows]
-    references, exits = lab.charts.children
+    references, exits, cycles = lab.charts.children
     assert shown(lab)["References"] == [f"{n:,}" for n in reads]
     assert references._totals.x.tolist() == reads
     assert sum(exits._totals.x.tolist()) == sum(row.total.all_exits for row in lab.rows)
+    assert cycles._totals.x.tolist() == [row.cycles.total for row in lab.rows]
     assert figures.sentence(lab.rows) in lab.sentence.value
 
 

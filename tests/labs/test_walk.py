@@ -182,7 +182,7 @@ def test_every_control_has_a_name_and_waits_for_the_learner_to_finish():
     inputs = [one for one in controls(lab) if hasattr(one, "description_allow_html")]
     named = [one for one in inputs if not isinstance(one, ipywidgets.HTML)]
 
-    assert len(named) == 10
+    assert len(named) == 11
     assert all(one.description for one in named)
     assert lab.address.continuous_update is False
 
