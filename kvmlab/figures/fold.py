@@ -70,6 +70,11 @@ class Walk:
         return Counter((one.step.table, one.step.level) for one in self.references)
 
     @property
+    def nested(self) -> set[int]:
+        """The rows whose address was a GPA: EPT was walked for it."""
+        return {one.row for one in self.references if one.step.table == "ept"}
+
+    @property
     def outcome(self) -> str:
         """``mapped``, or the kind of event that ended the attempt."""
         if isinstance(self.end, PageFault):

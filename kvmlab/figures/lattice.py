@@ -68,15 +68,18 @@ def column(reference: Reference) -> int:
     return reference.step.level if reference.step.table == "ept" else 0
 
 
+def table_name(table: str, mmu: str) -> str:
+    """What a table is called in a walk of ``mmu``: the second dimension of AMD's is NPT."""
+    return say("walk.table.npt" if (table, mmu) == ("ept", "npt") else f"walk.table.{table}")
+
+
 def draw(
     walk: Walk, mmu: str, grid: Grid, where: dict[int, int], register: Register | None = None
 ) -> str:
     """The lattice of ``mmu``; ``where`` gives the address that each reached row looks for."""
     parts = [_tlb(), _headings(grid, mmu)]
-    found = [one for one in walk.references if one.step.address == one.step.hpa]
-    in_host = {one.row for one in found}  # agile paging: in the shadow part of the walk
     for row in range(grid.levels, -1, -1):
-        space = "GPA" if grid.ept and row not in in_host else "HPA"
+        space = "GPA" if row in walk.nested else "HPA"
         parts.append(_row_label(row, grid, where, space))
     parts += _dots(walk, grid)
     before: Place | None = None
@@ -84,7 +87,7 @@ def draw(
         parts.append(_register(register, grid))
         before = grid.levels, 0
     for reference in walk.references:
-        parts.append(_cell(reference, before, grid))
+        parts.append(_cell(reference, before, grid, mmu))
         before = reference.row, column(reference)
     if walk.fill or walk.data:
         parts.append(_data(grid, before))
@@ -103,7 +106,8 @@ def _tlb() -> str:
 
 
 def _headings(grid: Grid, mmu: str) -> str:
-    names = {level: f"EPT L{level}" for level in range(grid.ept, 0, -1)}
+    second = table_name("ept", mmu)
+    names = {level: f"{second} L{level}" for level in range(grid.ept, 0, -1)}
     names[0] = say(f"walk.column.{mmu}")
     return "".join(
         text(name, grid.left(level) + grid.cell / 2, 20, class_="kvm-label", text_anchor="middle")
@@ -161,14 +165,14 @@ def _register(register: Register, grid: Grid) -> str:
     )
 
 
-def _cell(reference: Reference, before: Place | None, grid: Grid) -> str:
+def _cell(reference: Reference, before: Place | None, grid: Grid, mmu: str) -> str:
     step = reference.step
     x, y, party = grid.left(column(reference)), grid.y(reference.row), PARTY[step.table]
     verdict = say(f"walk.short.{step.verdict.value}")
     name = say(
         "walk.cell.name",
         number=reference.number,
-        table=say(f"walk.table.{step.table}"),
+        table=table_name(step.table, mmu),
         level=step.level,
         index=index_text(step.index),
     )

@@ -54,10 +54,10 @@ def summary(walk: Walk, setting: Setting, before: Before | None) -> str:
     design = say(f"design.{setting.mmu}")
     references = count("walk.references", len(walk.references))
     if walk.end:
-        why = end_sentence(walk)
+        why = end_sentence(walk, setting.mmu)
         return say("lab.walk.status.stopped", design=design, why=why, references=references)
     tables = " + ".join(
-        say("lab.walk.part", number=number, table=say(f"walk.table.{table}"))
+        say("lab.walk.part", number=number, table=lattice.table_name(table, setting.mmu))
         for table, number in walk.counts.items()
     )
     values = {"design": design, "references": references, "tables": tables}
@@ -71,7 +71,14 @@ def _draw(walk: Walk, setting: Setting, where: dict[int, int]) -> str:
     grid = setting.grid
     bars = bar("gva", "G", say("walk.bar.gva"), 0, setting.chain.gva, grid.levels)
     if grid.ept:
-        bars += bar("gpa", "H", say("walk.bar.gpa.idle"), GPA_BAR_LEFT, None, grid.ept)
+        bars += bar(
+            "gpa",
+            "H",
+            say("walk.bar.gpa.idle", table=lattice.table_name("ept", setting.mmu)),
+            GPA_BAR_LEFT,
+            None,
+            grid.ept,
+        )
     top = chain_drawing.height(setting.mmu) + 16
     return drawing(
         WIDTH,
@@ -139,7 +146,9 @@ class _Telling:
 
     def _reference(self, reference: Reference) -> SceneStep:
         step, row = reference.step, reference.row
+        table = lattice.table_name(step.table, self.setting.mmu)
         values = {
+            "table": table,
             "number": reference.number,
             "total": len(self.walk.references),
             "level": step.level,
@@ -152,7 +161,9 @@ class _Telling:
         }
         nested = step.table == "ept"
         key = f"ept.{'row' if row else 'data'}" if nested else f"{step.table}.{self.setting.mmu}"
-        verdict = say(f"walk.verdict.{step.verdict.value}.{'ept' if nested else 'page'}")
+        verdict = say(
+            f"walk.verdict.{step.verdict.value}.{'ept' if nested else 'page'}", table=table
+        )
         return SceneStep(
             f"{say(f'walk.reference.{key}', **values)} {verdict}",
             self.behind | self._lit(reference),
@@ -174,10 +185,12 @@ class _Telling:
         return lit
 
     def _gpa_texts(self, row: int) -> dict[str, str]:
-        if not self.grid.ept or row not in self.where:
+        if row not in self.walk.nested or row not in self.where:
             return {}
         target = say("walk.row.data") if row == DATA_ROW else say("walk.row.entry", row=row)
-        heading = say("walk.bar.gpa", target=target)
+        heading = say(
+            "walk.bar.gpa", target=target, table=lattice.table_name("ept", self.setting.mmu)
+        )
         return bar_texts("gpa", heading, self.where[row], self.grid.ept)
 
     def _row(self, reference: Reference) -> list[str]:
@@ -185,7 +198,7 @@ class _Telling:
         serves = say("walk.row.data") if reference.row == DATA_ROW else f"L{reference.row}"
         return [
             str(reference.number),
-            say(f"walk.table.{step.table}"),
+            lattice.table_name(step.table, self.setting.mmu),
             str(step.level),
             serves,
             index_text(step.index),
@@ -229,7 +242,7 @@ class _Telling:
         return SceneStep(sentence, self.behind | lit, texts, [row])
 
     def _end(self) -> SceneStep:
-        sentence = end_sentence(self.walk)
+        sentence = end_sentence(self.walk, self.setting.mmu)
         lit: dict[str, Role] = {"chain.gva": "used"}
         if self.walk.culprit:
             lit[self.walk.culprit.key] = "fault"
@@ -240,12 +253,12 @@ class _Telling:
         return {"tlb": say("walk.tlb.miss")} if self.walk.lookup else {}
 
 
-def end_sentence(walk: Walk) -> str:
+def end_sentence(walk: Walk, mmu: str) -> str:
     """How an attempt that did not arrive ended: why, and who must answer."""
     end, reason = walk.end, ""
     if walk.culprit:
         step = walk.culprit.step
-        table = say(f"walk.table.{step.table}")
+        table = lattice.table_name(step.table, mmu)
         reason = say(f"walk.why.{step.verdict.value}", table=table, level=step.level)
     elif walk.references:
         reason = say("walk.why.rights")
@@ -265,9 +278,8 @@ def end_sentence(walk: Walk) -> str:
 def _where(walk: Walk, setting: Setting) -> dict[int, int]:
     """The address that each reached row looks for: of the guest's entry, or of the data."""
     where = {one.row: one.step.address for one in walk.references if one.step.table != "ept"}
-    nested = "ept" in setting.formats
-    arrived = setting.chain.gpa if nested else setting.chain.hpa
-    if isinstance(walk.end, VmExit) and nested and walk.references:
+    arrived = setting.chain.gpa if DATA_ROW in walk.nested else setting.chain.hpa
+    if isinstance(walk.end, VmExit) and walk.nested:
         where.setdefault(walk.references[-1].row, walk.end.gpa)
     elif arrived is not None and (walk.fill or walk.data):
         where[DATA_ROW] = arrived

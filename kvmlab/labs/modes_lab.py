@@ -301,7 +301,7 @@ def _dropdown(options: Sequence[object], value: object) -> widgets.Dropdown:
         options=options,
         value=value,
         style={"description_width": "initial"},
-        layout=widgets.Layout(width="max-content"),
+        layout=widgets.Layout(width="max-content", max_width="calc(100% - 4px)"),
     )
 
 

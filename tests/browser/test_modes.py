@@ -1,10 +1,15 @@
 """`labs.modes()` in JupyterLab: what is toggled is redrawn, with the engine's numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from kvmlab import workloads
 from kvmlab.figures import modes as figures
+from kvmlab.figures.costs import model_names
+from kvmlab.machine import DESIGNS
 from kvmlab.study.compare import compare
+from kvmlab.study.costs import model_named
 from kvmlab.text import say
 
 RECORDS = 20_000
@@ -130,3 +135,42 @@ def test_a_long_run_shows_progress_and_can_be_stopped(open_notebook):
     lab.until(lambda: "Stopped" in lab.seen(".kvm-modes"))
     stop.wait_for(state="hidden")
     assert lab.seen(".kvm-modes [role=status]") == before
+
+
+CHARTS_INSIDE = """() => {
+  const lab = document.querySelector('.kvm-modes').getBoundingClientRect()
+  const drawn = '.kvm-chart svg, .kvm-chart text, .kvm-chart rect.bar, .kvm-modes select'
+  return [...document.querySelectorAll(drawn)].every(one => {
+    const box = one.getBoundingClientRect()
+    return box.left >= lab.left - 1 && box.right <= lab.right + 1
+  })
+}"""
+"""The table may scroll sideways; no chart, none of its words and no list may stick out."""
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_seven_designs_are_drawn_and_priced_anew_without_running(open_notebook, theme):
+    rows = compare(workloads.shipped("sort").head(RECORDS), DESIGNS)
+    lab = open_notebook(CELL, theme=theme)
+    lab.run_all()
+    for mmu in DESIGNS:
+        lab.page.get_by_role("checkbox", name=say(f"design.{mmu}"), exact=True).check()
+    for model in ("graded", "boot-log"):
+        if model != "graded":
+            lab.page.get_by_label("Cost model", exact=True).select_option(value_of(model))
+        priced = [replace(row, prices=model_named(model)) for row in rows]
+        charts = figures.references(priced), figures.exits(priced), figures.cycles(priced)
+        for number, chart in enumerate(charts):
+            lab.until(lambda number=number, chart=chart: drawn_like(lab, number, chart))
+        told = cells(lab)
+        assert told["Cycles of walks and exits"] == [f"{row.cycles.total:,}" for row in priced]
+        assert model in lab.seen(".kvm-modes caption")
+        lab.shot(f"modes-{theme.lower()}-seven-{model}")
+    lab.page.set_viewport_size({"width": 900, "height": 2000})
+    lab.until(lambda: lab.page.evaluate(CHARTS_INSIDE))
+    lab.shot(f"modes-{theme.lower()}-seven-narrow")
+
+
+def value_of(model):
+    """What the list of models calls ``model``."""
+    return next(name for name, value in model_names() if value == model)

@@ -94,3 +94,35 @@ def test_a_guest_of_32_bits_is_drawn_as_the_tables_walked_are(lab, name):
         lab.shot(f"walk-{lab.theme_name}-{name[0]}-{design.lower()}", ".kvmlab-walk")
         step_to(lab, f"Reference {count} of")
         lab.shot(f"walk-{lab.theme_name}-{name[0]}-{design.lower()}-last", ".kvmlab-walk")
+
+
+def test_the_other_designs_are_chosen_by_keyboard_and_take_the_place_of_the_first_three(lab):
+    more = lab.page.get_by_label("More designs", exact=True)
+    radios = [lab.page.get_by_role("radio", name=name) for name in ("native", "shadow", "EPT")]
+    assert more.evaluate("one => one.selectedIndex") == -1
+    assert lab.page.locator(".kvmlab-lab select:disabled").count() == 0
+    more.focus()
+    for design, count, first in (
+        ("NPT", 24, "24 references"),
+        ("agile paging", 4, "4 references (4 shadow)"),
+        ("EPT on EPT (L2)", 24, "1 VM exit on L1's VMRESUME"),
+        ("shadow on EPT (L2)", 24, "20 EPT + 4 shadow"),
+    ):
+        lab.page.keyboard.press("ArrowDown")
+        lab.until(lambda it=design: lab.seen(".kvmlab-status").startswith(it))
+        assert references(lab) == list(range(1, count + 1))
+        assert first in lab.seen(".kvmlab-status")
+        assert "by the cost model “graded”" in lab.seen(".kvmlab-status")
+        assert not any(radio.is_checked() for radio in radios)
+        lab.shot(f"walk-{lab.theme_name}-{design.split(' (')[0].replace(' ', '-').lower()}")
+    radios[0].check()
+    lab.until(lambda: lab.seen(".kvmlab-status").startswith("native"))
+    assert more.evaluate("one => one.selectedIndex") == -1
+    assert lab.page.get_by_label("Host levels", exact=True).is_disabled()
+
+
+def test_the_walk_lab_fits_a_narrow_page(lab):
+    lab.page.get_by_label("More designs", exact=True).select_option("shadow on EPT (L2)")
+    lab.until(lambda: lab.seen(".kvmlab-status").startswith("shadow on EPT"))
+    lab.page.set_viewport_size({"width": 900, "height": 1200})
+    lab.shot(f"walk-{lab.theme_name}-narrow")
