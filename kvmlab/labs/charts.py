@@ -33,8 +33,11 @@ body:is([data-jp-theme-light="false"], .theme-dark, .vscode-dark) .kvm-chart {
 ROW, AROUND = 32, 72
 """Pixels: the height of one bar with its gap, and of what is above and below all bars."""
 
+GAP, RIGHT = 6, 16
+"""Pixels: between a bar and its total, and at the right of all bars."""
+
 TICKS = 5
-ROOM = 220  # pixels: the least that bars and their totals need next to their names
+ROOM = 260  # pixels: the least that bars and their totals have next to their names
 LETTER = 7  # pixels: a wide estimate for the 12 px labels at the left
 
 
@@ -65,7 +68,7 @@ class Bars(widgets.VBox):
             scales={"x": self._counts, "y": self._places},
             colors=["var(--kvm-ink)"],
             default_size=12,
-            x_offset=6,
+            x_offset=GAP,
             align="start",
         )
         self._names = bqplot.Axis(scale=self._places, side="left", grid_lines="none")
@@ -91,7 +94,7 @@ class Bars(widgets.VBox):
         longest = max(chart.totals, default=0)
         with self._ruler.hold_sync(), self._counts.hold_sync():
             self._ruler.tick_values = ticks(longest)
-            self._counts.max = max(1.2 * longest, 1)  # room for the total at the end
+            self._counts.max = max(reach(longest), 1)
         with self._figure.hold_sync():
             self._figure.fig_margin = margins(chart)
             self._figure.layout.height = f"{ROW * len(chart.bars) + AROUND}px"
@@ -131,7 +134,13 @@ def colour(party: str) -> str:
 def margins(chart: Chart) -> dict[str, int]:
     """Pixels around the bars: on the left as much as the longest name needs."""
     widest = max((_letters(name) for name in chart.bars), default=0)
-    return {"top": 8, "bottom": 56, "left": int(LETTER * widest) + 16, "right": 16}
+    return {"top": 8, "bottom": 56, "left": int(LETTER * widest) + 16, "right": RIGHT}
+
+
+def reach(longest: int) -> float:
+    """Where the axis ends: beyond the longest bar its total has room, even with least `ROOM`."""
+    share = (GAP + LETTER * len(number(longest))) / (ROOM - RIGHT)
+    return longest * max(1.2, 1 / (1 - share))
 
 
 def columns(charts: Sequence[Chart]) -> str:

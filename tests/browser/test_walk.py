@@ -113,6 +113,7 @@ def test_the_other_designs_are_chosen_by_keyboard_and_take_the_place_of_the_firs
         assert references(lab) == list(range(1, count + 1))
         assert first in lab.seen(".kvmlab-status")
         assert "by the cost model “graded”" in lab.seen(".kvmlab-status")
+        assert lab.page.evaluate(INSIDE)
         assert not any(radio.is_checked() for radio in radios)
         lab.shot(f"walk-{lab.theme_name}-{design.split(' (')[0].replace(' ', '-').lower()}")
     radios[0].check()
@@ -121,8 +122,21 @@ def test_the_other_designs_are_chosen_by_keyboard_and_take_the_place_of_the_firs
     assert lab.page.get_by_label("Host levels", exact=True).is_disabled()
 
 
+INSIDE = """() => {
+  const lab = document.querySelector('.kvmlab-walk').getBoundingClientRect()
+  const drawing = document.querySelector('.kvm-stage svg').getBoundingClientRect()
+  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
+  const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
+  return lab.right <= innerWidth && within(drawing, lab)
+    && boxes('.kvmlab-walk select, .kvmlab-walk input').every(one => within(one, lab))
+    && boxes('.kvm-stage svg text').every(one => within(one, drawing))
+}"""
+"""No control sticks out of the lab, and no word out of its drawing."""
+
+
 def test_the_walk_lab_fits_a_narrow_page(lab):
     lab.page.get_by_label("More designs", exact=True).select_option("shadow on EPT (L2)")
     lab.until(lambda: lab.seen(".kvmlab-status").startswith("shadow on EPT"))
     lab.page.set_viewport_size({"width": 900, "height": 1200})
+    lab.until(lambda: lab.page.evaluate(INSIDE))
     lab.shot(f"walk-{lab.theme_name}-narrow")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from kvmlab.figures.modes import Chart, Series
-from kvmlab.labs.charts import Bars, head, ticks
+from kvmlab.labs.charts import ROOM, Bars, columns, head, reach, ticks
 
 # bqplot's scales warn of their own traits when they are first imported.
 pytestmark = pytest.mark.filterwarnings(
@@ -63,6 +63,12 @@ def test_ticks(longest, expected):
     assert ticks(longest) == expected
 
 
+@pytest.mark.parametrize("total", [5, 110, 2_534, 10_304, 2_546_380, 6_367_910, 13_436_425_563])
+def test_the_longest_total_has_its_room_in_the_narrowest_chart(total):
+    least = ROOM - 16  # pixels; a digit of the 12 px labels takes 6.7
+    assert least * (1 - total / reach(total)) > 6 + 6.7 * len(f"{total:,}")
+
+
 @pytest.mark.parametrize("longest", [7, 23, 1_234, 99_999, 5_000_000])
 def test_there_are_few_ticks_and_they_reach_far(longest):
     found = ticks(longest)
@@ -81,3 +87,9 @@ def test_the_legend_names_series_that_are_seen_and_escapes_them():
 def test_importing_the_adapter_does_not_load_bqplot():
     code = "import sys, kvmlab.labs.charts; sys.exit('bqplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_charts_with_long_names_need_wider_columns_and_never_more_than_the_page():
+    narrow, wide = columns([chart(1, name="EPT")]), columns([chart(1), chart(1, name="x" * 30)])
+    pixels = [int(one.partition("(min(100%, ")[2].partition("px")[0]) for one in (narrow, wide)]
+    assert pixels == [7 * 5 + 16 + ROOM, 7 * 32 + 16 + ROOM]
