@@ -155,8 +155,13 @@ def _letters(name: str) -> int:
 
 
 def ticks(longest: int) -> list[int]:
-    """Whole numbers at 1, 2 or 5 times a power of ten, from 0 to ``longest``: at most six."""
+    """Whole numbers at 1, 2 or 5 times a power of ten, from 0 to ``longest``: at most six.
+
+    There are no more than the narrowest chart can write next to each other.
+    """
+    bar = (ROOM - RIGHT) * longest / max(reach(longest), 1)
+    most = min(TICKS, max(int(bar / (LETTER * (2 + len(number(longest))))), 2))
     step = 1
-    while longest > step * TICKS:
+    while longest > step * most:
         step = step * 5 // 2 if str(step)[0] == "2" else step * 2
     return list(range(0, max(longest, 1) + 1, step))

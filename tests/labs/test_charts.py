@@ -72,8 +72,15 @@ def test_the_longest_total_has_its_room_in_the_narrowest_chart(total):
 @pytest.mark.parametrize("longest", [7, 23, 1_234, 99_999, 5_000_000])
 def test_there_are_few_ticks_and_they_reach_far(longest):
     found = ticks(longest)
-    assert 3 <= len(found) <= 6
+    assert 2 <= len(found) <= 6
     assert longest / 2 <= found[-1] <= longest
+
+
+@pytest.mark.parametrize("longest", [110, 10_304, 6_367_972, 63_000_000])
+def test_the_numbers_of_an_axis_do_not_touch_in_the_narrowest_chart(longest):
+    step = ticks(longest)[1]
+    pixels = (ROOM - 16) * step / reach(longest)  # from one tick to the next
+    assert pixels > 6.7 * len(f"{longest:,}") + 6
 
 
 def test_the_legend_names_series_that_are_seen_and_escapes_them():

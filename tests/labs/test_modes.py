@@ -8,9 +8,12 @@ import sys
 import pytest
 
 from kvmlab import labs, workloads
+from kvmlab.base.errors import BadChoice
 from kvmlab.figures import modes as figures
 from kvmlab.labs import modes_lab
+from kvmlab.machine import DESIGNS, MMUS
 from kvmlab.study.compare import compare
+from kvmlab.study.costs import MODELS
 
 # bqplot's scales warn of their own traits when they are first imported.
 pytestmark = pytest.mark.filterwarnings(
@@ -106,6 +109,51 @@ def test_charts_are_updated_in_place(lab):
     before = lab.charts.children
     lab.designs["native"].value = False
     assert lab.charts.children == before
+
+
+def test_four_more_designs_are_offered_and_not_yet_chosen(lab, runs):
+    assert [mmu for mmu, box in lab.designs.items() if box.value] == list(MMUS)
+    more = [mmu for mmu in DESIGNS if mmu not in MMUS]
+    for mmu in more:
+        lab.designs[mmu].value = True
+    assert runs == more
+    expected = compare(workloads.shipped("sort").head(RECORDS), DESIGNS)
+    assert [row.to_json() for row in lab.rows] == [row.to_json() for row in expected]
+    assert "NPT: NPF" in lab.charts.children[1]._names.tick_labels.values()
+    assert len(shown(lab)["References"]) == 7
+
+
+def test_another_cost_model_prices_the_same_counts_anew(lab, runs):
+    counts = [row.total for row in lab.rows]
+    priced = {}
+    for one in MODELS:
+        lab.costs.value = one.name
+        priced[one.name] = [one.cycles(count).total for count in counts]
+        assert [row.total for row in lab.rows] == counts
+        assert shown(lab)["Cycles of walks and exits"] == [f"{n:,}" for n in priced[one.name]]
+        assert lab.charts.children[2]._totals.x.tolist() == priced[one.name]
+        assert f"“{one.name}” ({one.summary})" in lab.table.value
+    assert runs == []
+    assert priced["boot-log"] > priced["nested"] > priced["graded"]
+
+
+def test_a_design_that_is_chosen_later_has_the_price_of_all(lab):
+    lab.costs.value = "dram"
+    lab.designs["npt"].value = True
+    assert {row.prices.name for row in lab.rows} == {"dram"}
+
+
+def test_a_cost_model_that_there_is_not_is_refused_in_one_line():
+    with pytest.raises(BadChoice, match="no cost model 'free'"):
+        labs.modes(records=RECORDS, costs="free")
+
+
+def test_l1s_shadow_paging_follows_the_policy_too(lab):
+    lab.designs["l2-shadow"].value = True
+    before = lab.rows[-1].total.all_exits
+    lab.policy.value = "today"
+    assert lab.rows[-1].policy == "today"
+    assert lab.rows[-1].total.all_exits < before
 
 
 def test_no_design_is_no_error(lab):
@@ -208,7 +256,15 @@ def test_its_text_is_short_and_always_the_same(lab):
 
 
 def test_every_control_has_a_name(lab):
-    controls = [lab.trace, lab.file, lab.records, lab.stop, *lab.designs.values()]
+    controls = [
+        lab.trace,
+        lab.file,
+        lab.records,
+        lab.stop,
+        lab.policy,
+        lab.costs,
+        *lab.designs.values(),
+    ]
     assert all(control.description for control in controls)
 
 

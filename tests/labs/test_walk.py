@@ -151,14 +151,70 @@ def test_shadow_paging_names_its_policy_on_the_screen():
     assert "a trapped write to a guest table" in sentences(lab)[0]
 
 
+@pytest.mark.parametrize(
+    "mmu, references", [("npt", 24), ("agile", 4), ("l2-ept", 24), ("l2-shadow", 24)]
+)
+def test_a_further_design_takes_the_place_of_the_first_three_and_back(mmu, references):
+    lab = labs.walk()
+    sent = []
+    lab.player.send_state = sent.append
+    lab.more.value = mmu
+    assert (lab.mmu, lab.design.value, lab.references, len(sent)) == (mmu, None, references, 1)
+
+    lab.design.value = "native"
+    assert (lab.mmu, lab.more.value, lab.references, len(sent)) == ("native", None, 4, 2)
+    assert lab.notice.value == ""
+
+
+def test_in_another_language_the_same_design_stays_chosen():
+    lab = labs.walk()
+    lab.more.value = "l2-ept"
+    lab.language.value = "zh"
+    assert (lab.mmu, lab.design.value, lab.notice.value) == ("l2-ept", None, "")
+    assert [value for _, value in lab.more.options] == ["npt", "agile", "l2-ept", "l2-shadow"]
+
+
+def test_agile_paging_is_offered_guests_of_64_bits_alone():
+    lab = labs.walk()
+    lab.guest_levels.value = 2
+    lab.host_page.value = "2M"
+    lab.more.value = "agile"
+    assert [levels for _, levels in lab.guest_levels.options] == [4, 5]
+    assert (lab.guest_levels.value, lab.address.value) == (4, "0x7f1234567ab8")
+    assert (lab.host_page.value, lab.references, lab.notice.value) == ("2M", 4, "")
+
+    lab.design.value = "ept"
+    assert {levels for _, levels in lab.guest_levels.options} == {2, 3, 4, 5}
+    assert lab.guest_levels.value == 4
+
+
+def test_pages_of_1g_back_guests_of_64_bits_alone():
+    lab = labs.walk()
+    lab.host_page.value = "1G"
+    lab.guest_levels.value = 3
+    assert lab.host_page.options == ("4K", "2M")
+    assert (lab.host_page.value, lab.references, lab.notice.value) == ("4K", 14, "")
+
+
+def test_the_status_says_what_the_references_cost_and_by_which_model():
+    lab = labs.walk()
+    cycles = 6 * 54 + 6 * 14 + 12 * 4  # levels 1, 2 and above, of five walks and the guest's own
+    assert f"{cycles} cycles for these references by the cost model “graded”" in lab.status.value
+    lab.address.value = "0x800000000000"
+    assert "cycles" not in lab.status.value
+
+
 def test_controls_that_a_design_does_not_have_are_switched_off():
     lab = labs.walk()
     off = []
-    for mmu in ("native", "shadow", "ept"):
-        lab.design.value = mmu
+    for control, mmu in (
+        *((lab.design, mmu) for mmu in ("native", "shadow", "ept")),
+        *((lab.more, mmu) for mmu in ("npt", "agile", "l2-ept", "l2-shadow")),
+    ):
+        control.value = mmu
         off.append((lab.host_page.disabled, lab.host_levels.disabled))
 
-    assert off == [(True, True), (False, True), (False, False)]
+    assert off == [(True, True), (False, True)] + [(False, False)] * 5
 
 
 def values(control):
