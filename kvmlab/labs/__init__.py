@@ -25,7 +25,7 @@ def walk(machine: "Machine | None" = None) -> "WalkLab":
 
 
 def modes(trace: str = "sort", **options: Any) -> "ModesLab":  # noqa: ANN401  as `ModesLab` takes
-    """A recorded program under native paging, shadow paging and EPT, side by side.
+    """A recorded program under native paging, shadow paging, EPT and four more, side by side.
 
     ``trace`` is a shipped name or the path of a trace; ``options`` are those of `ModesLab`.
     """

@@ -7,8 +7,10 @@ import pytest
 
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.walk import Setting, read_walk, summary, walk_scene
-from kvmlab.machine import DESIGNS
-from kvmlab.study.access import Request, first_access, guest_levels
+from kvmlab.hardware.ram import PAGE_SIZE
+from kvmlab.hardware.records import Kind
+from kvmlab.machine import DESIGNS, Machine
+from kvmlab.study.access import Request, cold_access, first_access, guest_levels
 
 TRANSLATED = ("ept", "npt", "l2-ept", "l2-shadow")  # here EPT is walked for every row
 ROW = "{http://www.w3.org/2000/svg}g[@data-key='row.data']"
@@ -50,3 +52,17 @@ def test_every_design_has_guests_of_four_kinds_but_agile_paging():
     offered = {mmu: set(guest_levels(mmu)) for mmu in DESIGNS}
     assert offered.pop("agile") == {4, 5}
     assert all(levels == {2, 3, 4, 5} for levels in offered.values())
+
+
+def test_a_switched_walk_of_agile_paging_names_an_address_of_each_space():
+    machine = Machine("agile")
+    process = machine.guest.spawn("own")
+    machine.guest.switch(process)
+    process.mmap(0x40_0000, 0x10_0000)
+    for page in range(60):  # each first touch writes the guest's L1 table: it is walked nested
+        machine.guest.touch(0x40_0000 + page * PAGE_SIZE, Kind.WRITE)
+    recorded = cold_access(machine, Request(0x40_1008, "agile"))
+    scene = walk_scene(recorded.records, Setting.of(machine, 0x40_1008))
+    spaces = re.findall(r"([GH]PA) (0x[0-9a-f_]+)<", scene.svg)
+    assert [space for space, _ in spaces] == ["HPA", "HPA", "HPA", "HPA", "GPA"]
+    assert spaces[-1][1] == hex_text(machine.chain(0x40_1008).gpa)
