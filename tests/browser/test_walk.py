@@ -11,6 +11,18 @@ CELLS = (
 )
 
 
+INSIDE = """() => {
+  const lab = document.querySelector('.kvmlab-walk').getBoundingClientRect()
+  const drawing = document.querySelector('.kvm-stage svg').getBoundingClientRect()
+  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
+  const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
+  return lab.right <= innerWidth && within(drawing, lab)
+    && boxes('.kvmlab-walk select, .kvmlab-walk input').every(one => within(one, lab))
+    && boxes('.kvm-stage svg text').every(one => within(one, drawing))
+}"""
+"""No control sticks out of the lab, and no word out of its drawing."""
+
+
 def references(lab):
     """The numbers in the first column of the table: one for each reference."""
     found = lab.page.locator(NUMBERS).all_text_contents()
@@ -116,27 +128,10 @@ def test_the_other_designs_are_chosen_by_keyboard_and_take_the_place_of_the_firs
         assert lab.page.evaluate(INSIDE)
         assert not any(radio.is_checked() for radio in radios)
         lab.shot(f"walk-{lab.theme_name}-{design.split(' (')[0].replace(' ', '-').lower()}")
+    lab.page.set_viewport_size({"width": 900, "height": 1200})
+    lab.until(lambda: lab.page.evaluate(INSIDE))
+    lab.shot(f"walk-{lab.theme_name}-narrow")
     radios[0].check()
     lab.until(lambda: lab.seen(".kvmlab-status").startswith("native"))
     assert more.evaluate("one => one.selectedIndex") == -1
     assert lab.page.get_by_label("Host levels", exact=True).is_disabled()
-
-
-INSIDE = """() => {
-  const lab = document.querySelector('.kvmlab-walk').getBoundingClientRect()
-  const drawing = document.querySelector('.kvm-stage svg').getBoundingClientRect()
-  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
-  const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
-  return lab.right <= innerWidth && within(drawing, lab)
-    && boxes('.kvmlab-walk select, .kvmlab-walk input').every(one => within(one, lab))
-    && boxes('.kvm-stage svg text').every(one => within(one, drawing))
-}"""
-"""No control sticks out of the lab, and no word out of its drawing."""
-
-
-def test_the_walk_lab_fits_a_narrow_page(lab):
-    lab.page.get_by_label("More designs", exact=True).select_option("shadow on EPT (L2)")
-    lab.until(lambda: lab.seen(".kvmlab-status").startswith("shadow on EPT"))
-    lab.page.set_viewport_size({"width": 900, "height": 1200})
-    lab.until(lambda: lab.page.evaluate(INSIDE))
-    lab.shot(f"walk-{lab.theme_name}-narrow")
