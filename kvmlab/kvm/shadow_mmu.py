@@ -130,12 +130,12 @@ class ShadowMmu:
             track_long_mode(self._guest)
             self._vmcs.injected = GeneralProtection(0, why)
             return
-        if register == "CR3" and pcids and not keep:
-            self._roots.flush_pcid(value)
         if register in ("CR4", "EFER") or (before.cr0 ^ self._guest.cr0) & CR0_PG:
             self._roots.clear()  # a change of CR0.WP alone is one of the role alone
         root = self._load_root()
         if not keep:
+            if register == "CR3" and pcids:
+                self._roots.flush_pcid(value)
             self._sync_root(root)
             self.flushes.request(f"MOV {register}")
 

@@ -94,7 +94,7 @@ class Sync:
         pte = self._guest.usable(self._guest.entry(page.source(slot.index), page.entry_bytes))
         if pte is None or pte.gfn != page.maps[slot.index]:
             return self._pages.drop(slot)
-        region = self._vm.slots.find(pte.gfn << PAGE_SHIFT)
-        access = pte.access & page.role.access & (region.rights if region else 0)
+        backing = self._vm.look(pte.gfn << PAGE_SHIFT)  # read-only while KSM shares it
+        access = pte.access & page.role.access & (backing.rights if backing else 0)
         self._sptes.set(slot, pte.gfn, spte & ADDRESS, access, Why.SYNC)
         return False
