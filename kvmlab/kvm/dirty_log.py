@@ -58,7 +58,7 @@ class DirtyLogs:
                 one.log_started(new)
         elif old and before and not after:
             del self._bitmaps[old.slot]
-            for one in self.listeners if new else ():
+            for one in self.listeners:
                 one.log_stopped(new or old)
 
     def mark(self, gpa: int) -> None:

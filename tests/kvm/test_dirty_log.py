@@ -235,3 +235,18 @@ def test_a_log_ends_with_its_slot_and_moves_with_it(design):
     with pytest.raises(BadChoice, match="memslot 1"):
         guest.vm.get_dirty_log(1)
     assert guest.vm.logs.listeners
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_the_processor_stops_to_log_when_the_last_logged_slot_is_deleted(design):
+    """kvm_mmu_slot_apply_flags() counts slots with a log, whatever becomes of them."""
+    guest = SmallGuest(design)
+    hva = guest.process.mmap(1 << 20)
+    frames = guest.host.buddy.free_frames
+    guest.vm.set_region(1, 64 << 20, 1 << 20, hva, LOG_DIRTY_PAGES)
+    guest.vm.set_region(1, 0, 0, 0)
+    assert guest.vcpu.vmcs.pml is None
+    assert guest.host.buddy.free_frames >= frames
+    guest.records.clear()
+    guest.cpu.store(0x1000, 1)
+    assert not guest.of(PmlLogged)
