@@ -97,6 +97,8 @@ class NestedTables:
 
     def _drop(self, page: ShadowPage) -> None:
         """Throw a shadow page away with all below it that nothing else leads to."""
+        if self._pages.find(page.gfn, page.role) is not page:
+            return  # it went before: two entries led to it, or it is a table of itself
         below = list(_children(self._pages, page))
         self._pages.zap(page, "switched")
         for child in below:

@@ -211,6 +211,20 @@ def test_tables_of_the_shadow_part_are_read_only_in_ept_too():
             assert not mmu.pages.read(leaf) & 2
 
 
+def test_a_table_that_two_entries_lead_to_is_switched_with_the_one_above_it():
+    machine, process, _ = started()
+    directory = tables_of(machine, process, AREA)[2]
+    tables = machine.guest.tables
+    entry = tables.read(tables.slot(directory << 12, AREA, 2))
+    tables.write(tables.slot(directory << 12, AREA + WIDE, 2), entry)
+    assert (machine.cpu.load(AREA), machine.cpu.load(AREA + WIDE)) == (1, 1)
+    mmu, before = machine.vcpu.mmu, len(machine.vcpu.mmu.pages)
+    mmu.nested.switch(directory)
+    machine.vm.go_on()
+    assert len(mmu.pages) == before - 2  # the directory and the one leaf table, each once
+    assert (machine.cpu.load(AREA), machine.cpu.load(AREA + WIDE)) == (1, 1)
+
+
 def test_32_bit_guests_are_refused():
     with pytest.raises(BadChoice, match="agile paging shadows guests of 4 or 5 levels, not of 3"):
         Machine("agile", guest_levels=3)
