@@ -257,3 +257,54 @@ def test_the_alternation_would_show_if_it_were_wrong():
     assert codes == [(8, refused.error_code)] * 2 + [(8, 3)]
     assert [one for one in seen if not isinstance(one, tuple)] == [7, 7]
     assert memory[FRAMES][8] == 7
+
+
+DESIGNS = ("native", "ept", *(one.name for one in POLICIES))
+
+
+@pytest.mark.parametrize("name", ["32-bit", "PAE"])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_one_address_means_two_things_with_paging_on_and_off(name, design):
+    """Nothing cached on one side is used on the other."""
+    guest = Bare(MODES[name], design)
+    guest.write(0, (5).to_bytes(4, "little"))
+    guest.cpu.store(0, 7, 4)
+    for _ in range(2):
+        mov_cr0(guest.cpu, guest.cpu.registers.cr0 & ~CR0_PG)
+        assert guest.cpu.load(0, 4) == 5
+        mov_cr0(guest.cpu, guest.cpu.registers.cr0 | CR0_PG)
+        assert guest.cpu.load(0, 4) == 7
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_paging_begins_with_the_pdptes_that_cr3_names_then(design):
+    """SDM, "PDPTE Registers": loaded as PG is set; #GP if one has a reserved bit."""
+    guest, other = Bare(MODES["PAE"], design), 0x9000
+    words = {other: 0xA001, 0xA000: 0xB000 | TABLE, 0xB000: FRAMES + 0x1000 | TABLE}
+    words |= {FRAMES: 1, FRAMES + 0x1000: 2, other + 8: 0xA000}
+    for gpa, word in words.items():
+        guest.write(gpa, word.to_bytes(8, "little"))
+    assert guest.cpu.load(0, 4) == 1
+    mov_cr0(guest.cpu, guest.cpu.registers.cr0 & ~CR0_PG)
+    mov_cr3(guest.cpu, other)
+    mov_cr0(guest.cpu, guest.cpu.registers.cr0 | CR0_PG)
+    assert guest.cpu.load(0, 4) == 2
+    mov_cr0(guest.cpu, guest.cpu.registers.cr0 & ~CR0_PG)
+    guest.write(other + 8, (0xA003).to_bytes(8, "little"))
+    faults = []
+    guest.cpu.protection_fault_handler = faults.append
+    mov_cr0(guest.cpu, guest.cpu.registers.cr0 | CR0_PG)
+    assert "PDPTE 1 is 0xa003" in faults[0].why
+    assert not guest.cpu.registers.paging
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_lma_is_set_as_paging_begins_in_long_mode(design):
+    guest = Bare(MODES["PAE"], design)
+    guest.write(PML4, (PDPT | TABLE).to_bytes(8, "little"))
+    mov_cr0(guest.cpu, guest.cpu.registers.cr0 & ~CR0_PG)
+    wrmsr_efer(guest.cpu, guest.cpu.registers.efer | EFER_LME)
+    mov_cr3(guest.cpu, PML4)
+    assert not guest.cpu.registers.efer & EFER_LMA
+    mov_cr0(guest.cpu, guest.cpu.registers.cr0 | CR0_PG)
+    assert guest.cpu.registers.efer & EFER_LMA

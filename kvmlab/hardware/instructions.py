@@ -74,7 +74,7 @@ def mov_cr0(cpu: Cpu, value: int) -> None:
     """Load CR0; a change of PG drops everything, PAE paging may load the PDPTEs.
 
     The SDM demands it of leaving paging.  What was cached before entering it, under EPT, is no
-    translation by the guest's tables: those start with an empty TLB.
+    translation by the guest's tables: those start with an empty TLB, whoever sets PG.
     """
     controls, seen = cpu.controls, cpu.registers
     changed = value ^ seen.cr0
@@ -84,6 +84,8 @@ def mov_cr0(cpu: Cpu, value: int) -> None:
         return
     if changed & owned:
         _exit_for_register(cpu, "CR0", 0, value)
+        if cpu.context.ept and changed & value & CR0_PG:
+            cpu.drop("MOV CR0", lambda one: one.vpid == cpu.context.tag.vpid)
         return
     old, controls.cr0 = controls.cr0, controls.cr0 & owned | value & ~owned
     if controls.mode == "PAE" and changed & CR0_RELOADS and not load_pdptes(cpu, controls.cr3):

@@ -12,7 +12,7 @@ from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.ept import QUAL_FINAL
 from kvmlab.hardware.processor import CR0_WP, CR4_PCIDE, EFER_NXE, Controls
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.hardware.records import ExitReason, Fault, Kind, Mapped, VmExit
+from kvmlab.hardware.records import ExitReason, Fault, GeneralProtection, Kind, Mapped, VmExit
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.kvm.agile_policy import SHADOW_PART, AgilePolicy
 from kvmlab.kvm.agile_tables import AgileFetch, AgileWrites, NestedTables
@@ -84,7 +84,9 @@ class AgileMmu(ShadowMmu):
         """A MOV to a control register: another root, or another role of the same one."""
         pcids = bool(self._guest.cr4 & CR4_PCIDE)
         keep = register == "CR3" and pcids and bool(value & _NO_FLUSH)
-        setattr(self._guest, register.lower(), value & ~_NO_FLUSH if keep else value)
+        if why := self._walk.take(register, value & ~_NO_FLUSH if keep else value):
+            self._vmcs.injected = GeneralProtection(0, why)
+            return
         if register != "CR3":
             self._roots.clear()
         if not keep:

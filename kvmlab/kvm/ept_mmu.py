@@ -8,13 +8,14 @@ on an exit.  The guest's page tables, page faults and CR3 are its own.
 from kvmlab.hardware import permissions
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_SMEP, Controls
-from kvmlab.hardware.records import WRITE, ExitReason, Kind, VmExit
+from kvmlab.hardware.records import WRITE, ExitReason, GeneralProtection, Kind, VmExit
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.kvm.direct_map import DirectMap
 from kvmlab.kvm.emulator import Emulator
 from kvmlab.kvm.ept_entries import EPT, EPT_WITHOUT_AD, NPT
 from kvmlab.kvm.ept_fast import fast_fault
 from kvmlab.kvm.flushes import Flushes
+from kvmlab.kvm.guest_walk import GuestWalk
 from kvmlab.kvm.parameters import DEFAULTS, Parameters
 from kvmlab.kvm.pre_fault import pre_fault
 from kvmlab.kvm.records import FaultHandled, MmioKnown
@@ -47,6 +48,7 @@ class EptMmu:
         self._parameters = parameters
         self.direct = direct or DirectMap(vm, bits, levels, cpu.processor, parameters)
         self.flushes = Flushes(cpu, vmcs, vm.tap)
+        self._walk = GuestWalk(vm, vmcs.guest, cpu.processor)
         self._emulator = Emulator(vm, vmcs, cpu)
         self._pml = self.direct.dirty.add_cpu(vmcs, cpu)
 
@@ -78,9 +80,19 @@ class EptMmu:
         """Nothing: the root stays for the life of the VM."""
 
     def control_written(self, register: str, value: int) -> None:
-        """The guest's registers are the hardware's."""
+        """The guest's registers are the hardware's; #GP for PDPTEs that cannot be loaded.
+
+        What the instruction would have flushed is flushed for it (kvm_post_set_cr0, _cr4).
+        """
         self._pml.drain()
-        setattr(self._vmcs.guest, register.lower(), value)
+        guest = self._vmcs.guest
+        cr0, cr4 = guest.cr0, guest.cr4
+        if why := self._walk.take(register, value):
+            self._vmcs.injected = GeneralProtection(0, why)
+        elif (
+            cr0 & ~guest.cr0 & CR0_PG or (cr4 ^ guest.cr4) & CR4_PAE or guest.cr4 & ~cr4 & CR4_SMEP
+        ):
+            self.flushes.request(f"MOV {register}")
 
     def handle(self, reason: VmExit) -> None:
         """Serve a full log, an access to MMIO, or a violation: back the page and map it."""

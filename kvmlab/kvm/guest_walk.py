@@ -7,7 +7,12 @@ from typing import NamedTuple
 
 from kvmlab.hardware.context import CR3_PAE, Context, context, context_key
 from kvmlab.hardware.formats import ALL_RIGHTS, Tables
-from kvmlab.hardware.instructions import pdpte_refusal
+from kvmlab.hardware.instructions import (
+    CR0_RELOADS,
+    CR4_RELOADS,
+    pdpte_refusal,
+    track_long_mode,
+)
 from kvmlab.hardware.processor import Controls, Processor
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import WRITE, Fault, Mapped, Verdict
@@ -48,6 +53,23 @@ class GuestWalk:
     def root_gfn(self) -> int:
         """The frame that CR3 names."""
         return self._context().root >> PAGE_SHIFT
+
+    def take(self, register: str, value: int) -> str:
+        """Set a control register (kvm_set_cr0, _cr3, _cr4); why not, and nothing has changed.
+
+        PAE paging loads the PDPTE registers on each load of CR3, and as control bits change.
+        """
+        guest, name = self._guest, register.lower()
+        old = getattr(guest, name)
+        setattr(guest, name, value)
+        track_long_mode(guest)
+        bits = {"CR0": CR0_RELOADS, "CR4": CR4_RELOADS}.get(register, 0)
+        reloads = register == "CR3" or (old ^ value) & bits
+        why = self.load_pdptes() if reloads and guest.mode == "PAE" else ""
+        if why:
+            setattr(guest, name, old)
+            track_long_mode(guest)
+        return why
 
     def load_pdptes(self) -> str:
         """Load the guest's PDPTE registers from its memory (load_pdptrs); why not, if so."""

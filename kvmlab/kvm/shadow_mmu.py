@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from kvmlab.hardware import permissions
 from kvmlab.hardware.cpu import Cpu
-from kvmlab.hardware.instructions import CR0_RELOADS, CR4_RELOADS, invvpid, track_long_mode
+from kvmlab.hardware.instructions import invvpid
 from kvmlab.hardware.processor import CR0_PG, CR4_PCIDE, Controls
 from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import (
@@ -120,14 +120,10 @@ class ShadowMmu:
 
         #GP, and nothing has changed, if the guest's PDPTEs are to be loaded and are bad.
         """
-        before, name = replace(self._guest), register.lower()
+        before = replace(self._guest)
         pcids = bool(before.cr4 & CR4_PCIDE)
         keep = register == "CR3" and pcids and bool(value & _NO_FLUSH)
-        setattr(self._guest, name, value & ~_NO_FLUSH if keep else value)
-        track_long_mode(self._guest)
-        if self._reloads_pdptes(register, before) and (why := self._walk.load_pdptes()):
-            setattr(self._guest, name, getattr(before, name))
-            track_long_mode(self._guest)
+        if why := self._walk.take(register, value & ~_NO_FLUSH if keep else value):
             self._vmcs.injected = GeneralProtection(0, why)
             return
         if register in ("CR4", "EFER") or (before.cr0 ^ self._guest.cr0) & CR0_PG:
@@ -138,12 +134,6 @@ class ShadowMmu:
                 self._roots.flush_pcid(value)
             self._sync_root(root)
             self.flushes.request(f"MOV {register}")
-
-    def _reloads_pdptes(self, register: str, before: Controls) -> bool:
-        """Whether the guest's PDPTE registers are to be loaded again (kvm_set_cr0, _cr3, _cr4)."""
-        changed0, changed4 = before.cr0 ^ self._guest.cr0, before.cr4 ^ self._guest.cr4
-        changed = changed0 & CR0_RELOADS or changed4 & CR4_RELOADS
-        return self._guest.mode == "PAE" and bool(register == "CR3" or changed)
 
     def handle(self, reason: VmExit) -> None:
         """Serve INVLPG, INVPCID, or a page fault: reflect it, emulate a table write, or fill."""
