@@ -20,6 +20,7 @@ from kvmlab.kvm.guest_walk import GuestWalk
 from kvmlab.kvm.mmio import emulate_mmio
 from kvmlab.kvm.policy import Policy
 from kvmlab.kvm.records import FaultHandled
+from kvmlab.kvm.shadow_dirty import ShadowDirty
 from kvmlab.kvm.shadow_fetch import Fetch
 from kvmlab.kvm.shadow_pages import PRESENT, PS, WRITABLE, ShadowPage, ShadowPages, Slot
 from kvmlab.kvm.shadow_parts import Parts
@@ -106,6 +107,9 @@ class MergedEpt:
         self._writes = Writes(parts, self._fetch)
         vm.on_slot_gone.append(self._zap_all)
         vm.on_unmap.append(self._unmap)
+        dirty = ShadowDirty(vm, pages, _ACCESSED)  # PML would log addresses of L2
+        vm.logs.listeners.append(dirty)
+        vm.on_age.append(dirty.age)
 
     def eptp(self, eptp12: int) -> int:
         """EPTP02 for an EPTP12: the root that shadows L1's, found or made."""

@@ -23,7 +23,7 @@ from kvmlab.kvm.vcpu import Vcpu
 
 _VPID02 = 0x100  # added to that of L1
 _QUAL_WRITE = 1 << 1
-_VIOLATIONS = (ExitReason.EPT_VIOLATION, ExitReason.EPT_MISCONFIG)
+_OF_EPT = (ExitReason.EPT_VIOLATION, ExitReason.EPT_MISCONFIG, ExitReason.PML_FULL)
 _FLUSHES = (ExitReason.INVEPT, ExitReason.INVVPID)
 _LAUNCHES = (ExitReason.VMLAUNCH, ExitReason.VMRESUME)
 _SILENT = (ExitReason.VMREAD, ExitReason.VMWRITE, ExitReason.VMPTRLD)  # done by `VmcsAccess`
@@ -119,7 +119,7 @@ class NestedVcpu(Vcpu):
     def handle_l2(self, reason: VmExit) -> None:
         """Serve an exit of L2, or let L1 serve it."""
         self.vm.loaded = self
-        for_l1 = self._own(reason) if reason.reason in _VIOLATIONS else reason
+        for_l1 = self._own(reason) if reason.reason in _OF_EPT else reason
         if for_l1 is not None:
             self._to_l1(for_l1)
         self.vm.loaded = self
@@ -127,7 +127,7 @@ class NestedVcpu(Vcpu):
         self.prepare_entry()
 
     def _own(self, reason: VmExit) -> VmExit | None:
-        """An EPT violation: L0's, unless EPT12 calls for it; returns what L1 must see."""
+        """An exit of EPT: L0's, unless EPT12 calls for it; returns what L1 must see."""
         assert self.vmcs12 is not None  # noqa: S101  while L2 runs
         if self.vmcs12.eptp is None or self.merged is None:
             self.mmu.handle(reason)  # L1 shadows: the address is one of L1's
@@ -162,6 +162,6 @@ class NestedVcpu(Vcpu):
         for name in _CONTROLS:
             setattr(self.vmcs02, name, getattr(vmcs12, name))
         if vmcs12.eptp is None or self.merged is None:
-            self.vmcs02.eptp = self.vmcs.eptp
+            self.vmcs02.eptp, self.vmcs02.pml = self.vmcs.eptp, self.vmcs.pml
         else:
-            self.vmcs02.eptp = self.merged.eptp(vmcs12.eptp)
+            self.vmcs02.eptp, self.vmcs02.pml = self.merged.eptp(vmcs12.eptp), None

@@ -17,8 +17,9 @@ from kvmlab.kvm.vm import Vm
 class ShadowDirty:
     """A `LogListener` over the shadow pages: writes are noticed by write protection."""
 
-    def __init__(self, vm: Vm, pages: ShadowPages) -> None:
+    def __init__(self, vm: Vm, pages: ShadowPages, accessed: int = ACCESSED) -> None:
         self._vm, self._pages = vm, pages
+        self._accessed = accessed  # the A bit of their leaves
 
     def log_started(self, slot: Memslot) -> None:
         """Protect the whole slot; a large leaf makes way for small ones when it is written."""
@@ -56,10 +57,10 @@ class ShadowDirty:
         young = False
         for gfn, spot in self._pages.leaves(gpas.start >> PAGE_SHIFT, gpas.stop - 1 >> PAGE_SHIFT):
             spte = self._pages.read(spot)
-            used = bool(spte & ACCESSED) and self._pages.maps_page(spot)
+            used = bool(spte & self._accessed) and self._pages.maps_page(spot)
             young |= used
             if clear and used:
-                self._pages.set_leaf(spot, gfn, spte & ~ACCESSED)
+                self._pages.set_leaf(spot, gfn, spte & ~self._accessed)
                 self._vm.tap(Aged("shadow", gfn))
                 self._vm.flushes.request("aged")
         return young

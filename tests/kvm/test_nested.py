@@ -6,6 +6,8 @@ import pytest
 
 from kvmlab.base.errors import BadChoice, BadSize
 from kvmlab.hardware.records import ExitReason, Step, VmEntry, VmExit
+from kvmlab.kvm.dirty_log import pages_in
+from kvmlab.kvm.memslots import LOG_DIRTY_PAGES
 from kvmlab.kvm.records import ExitToL1, WriteTrapped
 from kvmlab.machine import Machine
 
@@ -235,3 +237,60 @@ def test_what_cannot_be_nested_is_refused():
         Machine("l2-shadow", vcpus=2)
     with pytest.raises(BadSize, match="leaves L1"):
         Machine("l2-ept", guest_memory="3G", host_memory="8G")
+
+
+def frame_of_l1(machine, gva):
+    """Where L1 has the page of L2: its gfn for L0."""
+    vm, hpa = machine.vcpu.vm, machine.chain(gva).hpa & ~0xFFF
+    slot = vm.slots.find(0)
+    backed = {gpa: vm.look(gpa) for gpa in range(slot.gpa, slot.gpa + slot.size, 4096)}
+    (found,) = [gpa for gpa, one in backed.items() if one and one.host.address == hpa]
+    return found >> 12
+
+
+def log(machine):
+    vm = machine.vcpu.vm
+    slot = vm.slots.find(0)
+    vm.set_region(slot.slot, slot.gpa, slot.size, slot.hva, LOG_DIRTY_PAGES)
+    return lambda: set(pages_in(vm.get_dirty_log(slot.slot)))
+
+
+@pytest.mark.parametrize("mmu", ["l2-ept", "l2-shadow"])
+def test_l0s_dirty_log_has_what_l2_wrote(mmu):
+    """EPT02 is write-protected (kvm_mmu_page_ad_need_write_protect); over EPT01 L2 uses PML."""
+    machine, _, _ = started(mmu)
+    gvas = [AREA + 4096 * page for page in range(4)]
+    for gva in gvas:
+        machine.guest.store(gva, 1)
+    where = [frame_of_l1(machine, gva) for gva in gvas]
+    dirty = log(machine)
+    for number in range(3):
+        dirty()
+        for gva in gvas[: number + 1]:
+            machine.guest.store(gva, number)
+        assert set(where) & dirty() == set(where[: number + 1])
+
+
+def test_a_log_that_l2_fills_is_drained_by_l0():
+    machine, _, records = started("l2-shadow")
+    pages = [AREA + 4096 * page for page in range(600)]
+    for gva in pages:
+        machine.guest.store(gva, 1)
+    dirty = log(machine)
+    records.clear()
+    for gva in pages:
+        machine.guest.store(gva, 2)
+    assert exits(records)["PML_FULL"] >= 1
+    assert "PML_FULL" not in [one.reason for one in records if isinstance(one, ExitToL1)]
+    assert len(dirty()) >= 600
+
+
+@pytest.mark.parametrize("mmu", ["l2-ept", "l2-shadow"])
+def test_l0s_host_learns_what_l2_uses(mmu):
+    machine, _, _ = started(mmu)
+    vm = machine.vcpu.vm
+    hva = vm.slots.find(0).hva_of(frame_of_l1(machine, AREA) << 12)
+    assert vm.clear_flush_young(hva, hva + 4096)
+    assert not vm.test_young(hva, hva + 4096)
+    machine.guest.load(AREA)
+    assert vm.test_young(hva, hva + 4096)
