@@ -126,3 +126,10 @@ def test_the_shadow_policy_can_be_chosen_and_changes_the_exits(capsys):
     assert exits["today"] < exits["naive"]
     assert cli.main([*arguments]) == 0
     assert "“today”" in capsys.readouterr().out
+
+
+def test_every_design_has_a_table(capsys):
+    designs = [word for mmu in cli.DESIGNS for word in ("--mmu", mmu)]
+    status, out, err = run(capsys, "ls", "--limit", "200", *designs)
+    assert (status, err) == (0, "")
+    assert all(word in out for word in ("NPT", "INVVPID", "nested"))
