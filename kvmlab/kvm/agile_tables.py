@@ -67,11 +67,16 @@ class NestedTables:
     def scan(self) -> None:
         """Shadow again what was written by nobody since the last scan, or the last few."""
         self._writes.clear()
+        changed = False
         for gfn in list(self._levels):
-            self._clean[gfn] = 0 if self._take_dirty(gfn) else self._clean[gfn] + 1
-            if self._clean[gfn] >= self._policy.clean_scans:
+            dirty = self._take_dirty(gfn)
+            self._clean[gfn] = 0 if dirty else self._clean[gfn] + 1
+            rested = self._clean[gfn] >= self._policy.clean_scans
+            if rested:
                 self._back(gfn)
-        self._vm.flushes.request("scan")
+            changed |= dirty or rested
+        if changed:
+            self._vm.flushes.request("scan")
 
     def unmap(self, first: int, last: int) -> None:
         """The host takes frames: a nested table in one of them is shadowed again.

@@ -8,7 +8,7 @@ from kvmlab.base.errors import BadChoice, SegmentationFault
 from kvmlab.hardware.agile import SWITCH
 from kvmlab.hardware.records import Kind, PageFault, Step, Verdict, VmExit
 from kvmlab.kvm.agile_policy import AgilePolicy
-from kvmlab.kvm.records import ModeSwitched, WriteTrapped
+from kvmlab.kvm.records import ModeSwitched, TlbFlushed, WriteTrapped
 from kvmlab.machine import Machine
 
 AREA = 0x7F12_3440_0000  # its pages share one leaf table; AREA + 2 MiB has another
@@ -223,6 +223,19 @@ def test_a_table_that_two_entries_lead_to_is_switched_with_the_one_above_it():
     machine.vm.go_on()
     assert len(mmu.pages) == before - 2  # the directory and the one leaf table, each once
     assert (machine.cpu.load(AREA), machine.cpu.load(AREA + WIDE)) == (1, 1)
+
+
+def test_a_scan_that_finds_nothing_to_do_flushes_nothing():
+    machine, process, records = started()
+    nested = machine.vcpu.mmu.nested
+    records.clear()
+    machine.tick()
+    assert not [one for one in records if isinstance(one, TlbFlushed)]
+    nested.switch(tables_of(machine, process, AREA)[-1])
+    machine.vm.go_on()
+    records.clear()
+    machine.tick()  # it rests, and comes back
+    assert [one.why for one in records if isinstance(one, TlbFlushed)] == ["scan"]
 
 
 def test_32_bit_guests_are_refused():
