@@ -26,8 +26,8 @@ class EptMmio:
         self._caching = parameters.mmio_caching and possible
 
     def remember(self, gpa: int) -> None:
-        """Note that nobody answers for the page of ``gpa``."""
-        if not self._caching:
+        """Note that nobody answers for the page of ``gpa``, if the tree has an entry for it."""
+        if not self._caching or gpa >> self._tree.width:
             return
         entry = self._tree.reach(gpa, 1)
         spte = mmio_sptes.make(self._bits.mmio, gpa, self._vm.slots.generation)

@@ -48,6 +48,11 @@ class EptTree:
         self.stale = False  # something was dropped that a TLB may still hold
         self.on_free: list[Callable[[int], None]] = []  # told of each table that goes
 
+    @property
+    def width(self) -> int:
+        """How many bits of a guest-physical address it translates."""
+        return shift_of(self._levels + 1)
+
     # -- finding ------------------------------------------------------------------------
 
     def find(self, gpa: int) -> Entry:

@@ -78,5 +78,5 @@ class RemoteFlushes:
             yield
         finally:
             asked, self._together = self._together, outer
-        if asked:
-            self.request(asked[0])
+            if asked:
+                self.request(asked[0])

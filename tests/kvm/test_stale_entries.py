@@ -1,9 +1,12 @@
 """What an entry from before may not allow: shared frames of the host, other roots of a PCID."""
 
+import contextlib
+
 import pytest
 
-from kvmlab.hardware.instructions import mov_cr3, mov_cr4
-from kvmlab.hardware.processor import CR4_PCIDE
+from kvmlab.base.errors import BadSize
+from kvmlab.hardware.instructions import invlpg, mov_cr3, mov_cr4
+from kvmlab.hardware.processor import CR4_PCIDE, Processor
 from kvmlab.host.ksm import RUN
 from tests.small_guest import DESIGNS, FIRST, PT, ROOT, TABLE, WINDOW, WINDOW_PD, SmallGuest
 
@@ -47,3 +50,22 @@ def test_a_flush_of_a_pcid_reaches_the_roots_that_had_it_before(design):
     guest.cpu.load(WINDOW)
     mov_cr3(guest.cpu, ROOT | 1 | NO_FLUSH)
     assert guest.cpu.load(0) == 2
+
+
+def test_an_address_beyond_ept_leaves_no_note_in_an_entry_of_another():
+    """kvm_mmu_max_gfn(): with four levels bits 52:48 choose nothing."""
+    guest = SmallGuest("ept", processor=Processor(maxphyaddr=52))
+    guest.cpu.store(0, 7)
+    leaf = guest.mmu.direct.tree.find(FIRST)
+    guest.cpu.store(WINDOW + PT + 8, 1 << 48 | FIRST | WRITABLE)
+    invlpg(guest.cpu, 0x1000)
+    assert guest.cpu.load(0x1000) == (1 << 64) - 1  # nobody answers
+    assert guest.mmu.direct.tree.find(FIRST) == leaf
+
+
+def test_what_was_dropped_before_an_error_is_flushed_all_the_same():
+    guest = SmallGuest("ept")
+    with contextlib.suppress(BadSize), guest.vm.flushes.together():
+        guest.vm.flushes.request("unmap")
+        raise BadSize
+    assert guest.vcpu.flushes.pending
