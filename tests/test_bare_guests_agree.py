@@ -19,6 +19,7 @@ from kvmlab.hardware.processor import (
     CR0_WP,
     CR4_LA57,
     CR4_PAE,
+    CR4_PGE,
     CR4_PSE,
     CR4_SMAP,
     CR4_SMEP,
@@ -37,7 +38,7 @@ from kvmlab.kvm.vcpu import Vcpu
 from kvmlab.kvm.vm import Vm
 
 MEMORY, HOST_MEMORY = 16 << 20, 48 << 20
-PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, XD = 1, 2, 4, 32, 64, 128, 1 << 63
+PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, GLOBAL, XD = 1, 2, 4, 32, 64, 128, 256, 1 << 63
 TABLE = PRESENT | WRITABLE | USER | ACCESSED
 PML5, PML4, PDPT, PD, PT, WINDOW = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000
 FRAMES, LARGE_FRAME, PAGES = 0x10_0000, 0x40_0000, 6
@@ -296,6 +297,20 @@ def test_paging_begins_with_the_pdptes_that_cr3_names_then(design):
     mov_cr0(guest.cpu, guest.cpu.registers.cr0 | CR0_PG)
     assert "PDPTE 1 is 0xa003" in faults[0].why
     assert not guest.cpu.registers.paging
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_mov_to_cr4_that_exits_for_one_bit_flushes_for_another(design):
+    """PGE drops global translations too, whatever else the same MOV changes."""
+    guest = Bare(MODES["4-level"], design)
+    for number in range(2):
+        guest.write(FRAMES + (number << 12), number.to_bytes(8, "little"))
+    mov_cr4(guest.cpu, guest.cpu.registers.cr4 | CR4_PGE | CR4_SMEP)
+    guest.store_entry(PT, FRAMES, TABLE | DIRTY | GLOBAL)
+    assert guest.cpu.load(0, 4) == 0
+    guest.store_entry(PT, FRAMES + 0x1000, TABLE | DIRTY | GLOBAL)
+    mov_cr4(guest.cpu, guest.cpu.registers.cr4 & ~(CR4_PGE | CR4_SMEP))
+    assert guest.cpu.load(0, 4) == 1
 
 
 @pytest.mark.parametrize("design", DESIGNS)

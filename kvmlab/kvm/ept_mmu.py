@@ -7,7 +7,16 @@ on an exit.  The guest's page tables, page faults and CR3 are its own.
 
 from kvmlab.hardware import permissions
 from kvmlab.hardware.cpu import Cpu
-from kvmlab.hardware.processor import CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_SMEP, Controls
+from kvmlab.hardware.processor import (
+    CR0_PE,
+    CR0_PG,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PCIDE,
+    CR4_PGE,
+    CR4_SMEP,
+    Controls,
+)
 from kvmlab.hardware.records import WRITE, ExitReason, GeneralProtection, Kind, VmExit
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.kvm.direct_map import DirectMap
@@ -89,9 +98,7 @@ class EptMmu:
         cr0, cr4 = guest.cr0, guest.cr4
         if why := self._walk.take(register, value):
             self._vmcs.injected = GeneralProtection(0, why)
-        elif (
-            cr0 & ~guest.cr0 & CR0_PG or (cr4 ^ guest.cr4) & CR4_PAE or guest.cr4 & ~cr4 & CR4_SMEP
-        ):
+        elif cr0 & ~guest.cr0 & CR0_PG or _flushes(cr4, guest.cr4):
             self.flushes.request(f"MOV {register}")
 
     def handle(self, reason: VmExit) -> None:
@@ -135,3 +142,10 @@ class EptMmu:
             return Kind.WRITE
         fetch = permissions.PF_FETCH if self._npt else _QUAL_FETCH
         return Kind.FETCH if reason.qualification & fetch else Kind.READ
+
+
+def _flushes(old: int, new: int) -> bool:
+    """Whether a change of CR4 invalidates what is cached (as `mov_cr4` where it does not exit)."""
+    return bool(
+        (old ^ new) & (CR4_PGE | CR4_PAE) or old & ~new & CR4_PCIDE or new & ~old & CR4_SMEP
+    )
