@@ -10,9 +10,10 @@ the time that it was set for, and a timer that it sets itself fires in the same 
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
-from kvmlab.base.errors import BadChoice
+from kvmlab.base.errors import BadChoice, ProcessKilled
 
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000
@@ -54,7 +55,7 @@ class Clock:
     @property
     def wall(self) -> int:
         """The date as time(2) tells it: whole seconds since 1970."""
-        return POWER_ON + self._now // SECOND
+        return POWER_ON + self.now // SECOND
 
     def at(self, when: int, action: Callable[[], None]) -> Timer:
         """Call ``action`` at ``when`` nanoseconds; raises `BadChoice` for a time gone by."""
@@ -66,7 +67,7 @@ class Clock:
 
     def after(self, delay: int, action: Callable[[], None]) -> Timer:
         """Call ``action`` once ``delay`` nanoseconds have passed; raises `BadChoice`."""
-        return self.at(self._now + delay, action)
+        return self.at(self.now + delay, action)
 
     def next_due(self) -> int | None:
         """When the next timer fires; None if there is none."""
@@ -92,4 +93,42 @@ class Clock:
 
     def sleep(self, nanoseconds: int) -> None:
         """Let ``nanoseconds`` pass; raises `BadChoice` for fewer than none."""
-        self.advance(self._now + nanoseconds)
+        self.advance(self.now + nanoseconds)
+
+
+class MortalClock(Clock):
+    """The time of ``clock`` for one of many who live by it, for as long as ``alive`` says so.
+
+    Its timers do not outlive it: what is due later is dropped, and when a timer's own action is
+    what ends it, time goes on for the others.
+    """
+
+    def __init__(self, clock: Clock, alive: Callable[[], bool]) -> None:
+        super().__init__()
+        self._clock, self._alive = clock, alive
+
+    @property
+    def now(self) -> int:
+        """Nanoseconds since power-on of what all share."""
+        return self._clock.now
+
+    def at(self, when: int, action: Callable[[], None]) -> Timer:
+        """Call ``action`` at ``when`` nanoseconds if it lives then; raises `BadChoice`."""
+        return self._clock.at(when, partial(self._fire, action))
+
+    def _fire(self, action: Callable[[], None]) -> None:
+        if not self._alive():
+            return
+        try:
+            action()
+        except ProcessKilled:
+            if self._alive():  # someone else's death: that is for the caller to hear
+                raise
+
+    def next_due(self) -> int | None:
+        """When the next timer of anyone fires; None if there is none."""
+        return self._clock.next_due()
+
+    def advance(self, to: int) -> None:
+        """Let time pass for all, as `Clock.advance` does."""
+        self._clock.advance(to)

@@ -6,7 +6,7 @@ libvirt, src/qemu/qemu_process.c; what a definition asks of QEMU in qemu_command
 from collections.abc import Callable, Collection
 from functools import partial
 
-from kvmlab.base.errors import KvmlabError, OutOfMemory
+from kvmlab.base.errors import KvmlabError, OutOfMemory, ProcessKilled
 from kvmlab.guest.reclaim import Reclaimer
 from kvmlab.host.address_space import AddressSpace
 from kvmlab.machine.machine import Machine
@@ -48,9 +48,12 @@ class Emulator:
         return self._process.alive
 
     def qmp(self, request: dict[str, object]) -> dict[str, object]:
-        """One QMP request to its monitor."""
+        """One QMP request to its monitor; raises `libvirtError` if that costs QEMU its life."""
         assert self.machine.vmm is not None  # noqa: S101  likewise
-        answer = self.machine.vmm.monitor.execute(request)
+        try:
+            answer = self.machine.vmm.monitor.execute(request)
+        except ProcessKilled as error:
+            raise internal("End of file from qemu monitor") from error
         self.machine.clock.sleep(0)  # the guest hears of it at once
         return answer
 
@@ -67,7 +70,7 @@ class Emulator:
 
     def stop(self) -> None:
         """The process ends and its memory goes back to the host."""
-        self._process.exit()
+        self.machine.power_off()
 
 
 def connect(
@@ -113,7 +116,11 @@ def _launch(
             free_page_reporting=balloon.free_page_reporting == "on",
         )
         machine.attach_balloon(options, driver=False)
-    boot(machine)
+    try:
+        boot(machine)
+    except KvmlabError as error:
+        machine.power_off()
+        raise internal(f"qemu unexpectedly closed the monitor: {error}") from error
     server.clock.sleep(0)
     return Emulator(machine)
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from kvmlab.base.addresses import parse_address, parse_size
-from kvmlab.base.clock import Clock
-from kvmlab.base.errors import BadChoice
+from kvmlab.base.clock import Clock, MortalClock
+from kvmlab.base.errors import BadChoice, KvmlabError
 from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.balloon import BalloonDriver
 from kvmlab.guest.balloon_stats import Stats
@@ -65,7 +65,8 @@ class Machine:
     ``vcpus`` logical CPUs share the memory; in a VM each has a VMCS, and all have the same tables.
     A nested guest (``l2-ept``, ``l2-shadow``) runs under L1, which without ``vmcs_shadowing``
     exits for each VMREAD and VMWRITE; there ``host_levels`` and ``host_page`` are L0's and L1's.
-    On a ``server`` its host, clock and memory are used, and what it promised others is no matter.
+    On a ``server`` its host, clock and memory are used, and what it promised others is no matter;
+    what the machine set on that clock ends with it.
     Raises `BadChoice` and `BadSize`.
     """
 
@@ -96,8 +97,10 @@ class Machine:
         if not server:
             check_host(guest_size, host_size, native=mmu == "native")
         check_vcpus(vcpus, mmu)
+        if server and mmu == "native":
+            raise BadChoice("a kernel on the metal owns all of it; on a server choose another mmu")
         self.mmu, self.tap, self._server = mmu, tap, server
-        self.clock = server.clock if server else Clock()
+        self.clock = MortalClock(server.clock, self._alive) if server else Clock()
         self.balloon: Balloon | None = None  # the device; its driver is the guest's
         self.balloon_driver: BalloonDriver | None = None
         self.guest_page = parse_size(guest_page)
@@ -110,21 +113,18 @@ class Machine:
         self.qemu: Qemu | None = None
         self.vcpu: Vcpu | None = None
         self.l1: L1 | None = None  # of a nested guest: the hypervisor between it and the host
-        if mmu == "native":
-            identity_tables(fmt, memory_map(guest_size), self.ram.write)
-            for cpu in self.cpus:
-                cpu.start(boot_controls(fmt))
-        else:
-            shadowing = vmcs_shadowing
-            self._power_on(fmt, guest_size, shift, ept_levels(host_levels), shadowing)
-        if fmt.mode == "PAE" and "shadow" not in mmu:  # where CR3 loads exit KVM has done so
-            load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
-            self.cpu.refresh()
-        others = self.cpus[1:]
-        self.guest = Kernel(
-            self.cpu, memory_map(guest_size), tap, others=others, kpti=kpti, pcid=pcid
-        )
-        self.guest.page_shift(self.guest_page)
+        try:
+            if mmu == "native":
+                identity_tables(fmt, memory_map(guest_size), self.ram.write)
+                for cpu in self.cpus:
+                    cpu.start(boot_controls(fmt))
+            else:
+                shadowing = vmcs_shadowing
+                self._power_on(fmt, guest_size, shift, ept_levels(host_levels), shadowing)
+            self.guest = self._boot(fmt, guest_size, kpti=kpti, pcid=pcid)
+        except KvmlabError:
+            self.power_off()
+            raise
 
     def _power_on(
         self, fmt: Format, size: int, host_shift: int, levels: int, shadowing: bool
@@ -153,6 +153,25 @@ class Machine:
         for cpu in self.cpus[1:]:
             guest = boot_controls(fmt)
             Vcpu(cpu, guest, partial(_sibling, first, guest))
+
+    def _boot(self, fmt: Format, size: int, *, kpti: bool, pcid: bool) -> Kernel:
+        """What firmware still does, and then the kernel."""
+        if fmt.mode == "PAE" and "shadow" not in self.mmu:  # where CR3 loads exit KVM has done so
+            load_pdptes(self.cpu, self.cpu.controls.cr3)  # firmware's own MOV CR3
+            self.cpu.refresh()
+        memory, others = memory_map(size), self.cpus[1:]
+        kernel = Kernel(self.cpu, memory, self.tap, others=others, kpti=kpti, pcid=pcid)
+        kernel.page_shift(self.guest_page)
+        return kernel
+
+    def power_off(self) -> None:
+        """End QEMU, if it has not ended: its memory goes back to the host.  Not on the metal."""
+        if self.qemu:
+            self.qemu.end()
+
+    def _alive(self) -> bool:
+        """Whether no hypervisor under the kernel has ended."""
+        return all(one.process.alive for one in (self.qemu, self.vmm) if one)
 
     def attach_balloon(
         self, options: BalloonOptions | None = None, *, driver: bool = True, name: str = "balloon0"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kvmlab.management.domain_xml import Definition
-from kvmlab.management.libvirt_errors import internal, not_valid
+from kvmlab.management.libvirt_errors import internal, libvirtError, not_valid
 
 LATEST = 9_000_000  # libvirt 9.0.0 as virGetVersion() counts
 _UNKNOWN = (1 << 64) - 1  # QEMU's word for a statistic that the guest did not send
@@ -276,10 +276,14 @@ class QemuDriver:
         """Launch QEMU; libvirt then sets the balloon and the period that the definition asks."""
         guest = _Guest(definition, self.launch(definition), self.library_version)
         balloon = definition.balloon
-        if balloon and definition.current_memory < definition.memory:
-            guest.set_memory(definition.current_memory)
-        if balloon and balloon.period:
-            guest.set_stats_period(balloon.period)
+        try:
+            if balloon and definition.current_memory < definition.memory:
+                guest.set_memory(definition.current_memory)
+            if balloon and balloon.period:
+                guest.set_stats_period(balloon.period)
+        except libvirtError:
+            guest.stop()
+            raise
         return guest
 
     def node_info(self) -> list[object]:

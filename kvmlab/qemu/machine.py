@@ -5,7 +5,7 @@ Devices: a virtio balloon, behind the registers of virtio-mmio as QEMU's microvm
 
 from kvmlab.base.addresses import PAGE_SHIFT
 from kvmlab.base.clock import Clock
-from kvmlab.base.errors import OutOfMemory, Overlap
+from kvmlab.base.errors import KvmlabError, OutOfMemory, Overlap
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.formats import Format
 from kvmlab.host.kernel import Host
@@ -57,10 +57,19 @@ class Qemu:
         self.vm = Vm(host, self.process, tap)
         self.memory = memory_map(size)
         self.monitor = Monitor(self.vm, clock, tap)
-        hva = self._map_memory(size, page_shift)
-        for number, (gpa, length) in enumerate(self.memory):
-            self.vm.set_region(number, gpa, length, hva)
-            hva += length
+        try:
+            hva = self._map_memory(size, page_shift)
+            for number, (gpa, length) in enumerate(self.memory):
+                self.vm.set_region(number, gpa, length, hva)
+                hva += length
+        except KvmlabError:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """The process ends, unless it has; all its memory goes back to the host."""
+        if self.process.alive:
+            self.process.exit()
 
     def map_device(self, gpa: int, size: int, device: Device) -> None:
         """Let ``device`` answer at guest-physical ``[gpa, gpa + size)``; raises `Overlap`.

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmlab.base.clock import SECOND, Clock
-from kvmlab.base.errors import BadChoice
+from kvmlab.base.clock import SECOND, Clock, MortalClock
+from kvmlab.base.errors import BadChoice, ProcessKilled
 
 
 @given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 30), max_size=5))
@@ -86,3 +86,32 @@ def test_time_does_not_run_back():
     with pytest.raises(BadChoice, match="in the past"):
         clock.after(-1, lambda: None)
     assert (clock.now, clock.next_due()) == (7, None)
+
+
+def test_a_mortal_s_timers_end_with_it_and_nobody_else_s():
+    clock, fired, living = Clock(), [], {1, 2, 3}
+    mortals = {name: MortalClock(clock, lambda name=name: name in living) for name in living}
+
+    def dies():
+        living.discard(2)
+        raise ProcessKilled("2 is no more")
+
+    for name, mortal in mortals.items():
+        mortal.after(10, lambda name=name: fired.append((name, clock.now)))
+    mortals[2].after(5, dies)
+    clock.at(3, lambda: living.discard(1))
+    mortals[3].sleep(20)
+    assert fired == [(3, 10)]
+    assert {one.now for one in mortals.values()} == {20}
+    assert mortals[1].wall == clock.wall
+
+
+def test_a_death_that_a_timer_of_the_living_tells_of_is_heard():
+    clock = Clock()
+
+    def tells():
+        raise ProcessKilled("demo was killed by the guest's OOM killer")
+
+    MortalClock(clock, lambda: True).after(5, tells)
+    with pytest.raises(ProcessKilled, match="demo"):
+        clock.sleep(10)
