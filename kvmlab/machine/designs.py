@@ -25,8 +25,8 @@ def check_vcpus(count: int, mmu: str) -> None:
 def guest_format(levels: int, mmu: str) -> Format:
     """The format of a guest's tables; raises `BadChoice`."""
     names = MappingProxyType({2: "32-bit", 3: "PAE", 4: "4-level", 5: "5-level"})
-    if levels not in names:
-        raise BadChoice(f"{levels} guest levels are not on offer; choose 2, 3, 4 or 5")
+    if type(levels) is not int or levels not in names:
+        raise BadChoice(f"{levels!r} guest levels are not on offer; choose 2, 3, 4 or 5")
     if mmu == "agile" and levels < 4:
         raise BadChoice(f"agile paging shadows guests of 4 or 5 levels, not of {levels}")
     return format_named(names[levels])

@@ -5,7 +5,6 @@ wrote (disks, consoles) is kept as it stands.  libvirt, src/conf/domain_conf.c; 
 format".
 """
 
-import re
 import uuid as uuids
 from collections.abc import Iterable
 from copy import deepcopy
@@ -21,7 +20,7 @@ from kvmlab.management.libvirt_errors import (
     libvirtError,
     xml_error,
 )
-from kvmlab.management.scaled import KIB, LLONG_MAX, kib, scale
+from kvmlab.management.scaled import INT_MAX, KIB, LLONG_MAX, ULONG_MAX, kib, number, scale
 from kvmlab.management.xml_text import to_text
 
 DOMAIN_TYPES = ("test", "qemu", "kvm")
@@ -135,6 +134,9 @@ def _root(text: str) -> ET.Element:
         line = error.position[0]
         why = "Document is empty" if not text.strip() else str(error).partition(":")[0]
         raise libvirtError(f"(domain_definition):{line}: {why}", VIR_ERR_XML_DETAIL) from None
+    except UnicodeEncodeError:  # a lone surrogate
+        why = "Input is not proper UTF-8"
+        raise libvirtError(f"(domain_definition):1: {why}", VIR_ERR_XML_DETAIL) from None
     if root.tag != "domain":
         raise xml_error(f"expecting root element of 'domain', not '{root.tag}'")
     return root
@@ -170,9 +172,10 @@ def _os(root: ET.Element, arch: str) -> ET.Element:
 
 
 def _vcpus(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
+    count = number(text, INT_MAX)
+    if not count:
         raise xml_error("maximum vcpus count must be an integer")
-    return int(text)
+    return count
 
 
 def _memory(root: ET.Element, tag: str) -> int | None:
@@ -184,9 +187,10 @@ def _memory(root: ET.Element, tag: str) -> int | None:
 
 
 def _scaled(text: str, unit: str, where: str) -> int:
-    if not re.fullmatch(r"\d+", text):
+    value = number(text, ULONG_MAX)
+    if value is None:
         raise xml_error(f"Invalid value '{text}' for element or attribute '{where}'")
-    return kib(scale(int(text), unit, default=KIB, limit=LLONG_MAX))
+    return kib(scale(value, unit, default=KIB, limit=LLONG_MAX))
 
 
 def _memtune(element: ET.Element | None) -> dict[str, int]:
@@ -248,12 +252,13 @@ def _one_of(element: ET.Element, name: str, choices: Iterable[str]) -> str:
 
 def _period(stats: ET.Element) -> int:
     text = stats.get("period", "0")
-    if not re.fullmatch(r"-?\d+", text):
+    seconds = number(text.removeprefix("-"), INT_MAX)
+    if seconds is None:
         raise xml_error(
             f"Invalid value for attribute 'period' in element 'stats': '{text}'. "
             "Expected integer value"
         )
-    return max(0, int(text))  # libvirt drops a negative period without a word
+    return 0 if text.startswith("-") else seconds  # libvirt drops a negative period without a word
 
 
 # -- writing ------------------------------------------------------------------------------

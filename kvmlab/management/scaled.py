@@ -8,9 +8,20 @@ import re
 from kvmlab.management.libvirt_errors import VIR_ERR_OVERFLOW, invalid_argument, libvirtError
 
 KIB = 1024
-LLONG_MAX, ULONG_MAX = (1 << 63) - 1, (1 << 64) - 1
+INT_MAX, LLONG_MAX, ULONG_MAX = (1 << 31) - 1, (1 << 63) - 1, (1 << 64) - 1
 _POWERS = "kmgtpe"
-_SCALED = re.compile(r"\s*\+?(\d+)(.*)", re.DOTALL)
+_SCALED = re.compile(r"\s*\+?([0-9]+)(.*)", re.DOTALL)
+
+
+def number(digits: str, most: int) -> int | None:
+    """What decimal ``digits`` write; None if they are none, or write more than ``most``.
+
+    As strtoull() reads them: ASCII alone, and of any length.
+    """
+    if not re.fullmatch("[0-9]+", digits):
+        return None
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= len(str(most)) and int(digits) <= most else None
 
 
 def scale(value: int, suffix: str, *, default: int, limit: int) -> int:
@@ -40,9 +51,8 @@ def _factor(suffix: str) -> int:
 def split_scaled(text: str) -> tuple[int, str] | None:
     """The number and the suffix of ``text``; None if it does not begin with a number in range."""
     found = _SCALED.fullmatch(text)
-    if not found or int(found[1]) > ULONG_MAX:
-        return None
-    return int(found[1]), found[2]
+    value = number(found[1], ULONG_MAX) if found else None
+    return (value, found[2]) if found and value is not None else None
 
 
 def kib(size: int) -> int:

@@ -19,7 +19,7 @@ from kvmlab.management.domain import (
     virDomain,
 )
 from kvmlab.management.libvirt_errors import libvirtError
-from kvmlab.management.scaled import KIB, ULONG_MAX, kib, scale, split_scaled
+from kvmlab.management.scaled import INT_MAX, KIB, ULONG_MAX, kib, number, scale, split_scaled
 from kvmlab.management.virsh_line import Command, Options, Refused
 from kvmlab.management.xml_text import to_text
 
@@ -33,8 +33,8 @@ def _domain(connection: virConnect, options: Options) -> virDomain:
         lambda: connection.lookupByUUIDString(text),
         lambda: connection.lookupByName(text),
     ]
-    if text.isdecimal():
-        finders.insert(0, lambda: connection.lookupByID(int(text)))
+    if (found := number(text, INT_MAX)) is not None:
+        finders.insert(0, lambda: connection.lookupByID(found))
     for find in finders:
         try:
             return find()
@@ -94,11 +94,13 @@ def _dommemstat(connection: virConnect, options: Options) -> str:
 
 
 def _period(text: str) -> int:
-    if not re.fullmatch(r"\s*[-+]?\d+", text):
+    found = re.fullmatch(r"\s*([-+]?)([0-9]+)", text)
+    seconds = number(found[2], INT_MAX) if found else None
+    if found is None or seconds is None:
         raise Refused(f"Numeric value '{text}' for <period> option is malformed or out of range")
-    if int(text) < 0:
+    if seconds and found[1] == "-":
         raise Refused(f"Invalid collection period value '{text}'")
-    return int(text)
+    return seconds
 
 
 def _setmem(connection: virConnect, options: Options) -> str:
@@ -170,7 +172,7 @@ def _dumpxml(connection: virConnect, options: Options) -> str:
     path = options.values["xpath"]
     try:
         found = ET.fromstring(text).findall(f".{path}" if path.startswith("/") else path)  # noqa: S314
-    except (SyntaxError, KeyError):
+    except (SyntaxError, KeyError, TypeError):  # the last where a bracket is not closed
         raise Refused(
             f"xpath '{path}' is not one that can be followed; write //memballoon"
         ) from None

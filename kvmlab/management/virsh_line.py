@@ -39,7 +39,7 @@ class Options:
 def commands_of(line: str) -> list[list[str]]:
     """The words of each command of ``line``."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
-    lexer.whitespace_split = True
+    lexer.whitespace_split, lexer.commenters = True, ""  # a name may hold #
     commands: list[list[str]] = [[]]
     try:
         words = list(lexer)

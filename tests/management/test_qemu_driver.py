@@ -226,3 +226,75 @@ def test_xml_that_cannot_be_read_is_one_error_and_defines_nothing(hidden):
     with pytest.raises(libvirtError, match=r"\(domain_definition\):1"):
         host.connection.defineXML(f"<domain type='kvm'>{hidden}<name>x</name></domain>")
     assert host.connection.listAllDomains() == []
+
+
+def test_a_qemu_that_refuses_what_the_definition_asks_is_ended():
+    host = Host()
+    balloon = "<memballoon model='virtio'><stats period='10'/></memballoon>"
+    refused = {"error": {"class": "GenericError", "desc": "boom"}}
+
+    def launch(definition):
+        host.qemus.append(Script(definition))
+        host.qemus[0].qmp = lambda _request: refused
+        return host.qemus[0]
+
+    host.connection.driver.launch = launch
+    with pytest.raises(libvirtError, match="boom"):
+        host.start(devices=balloon)
+    assert not host.qemus[0].alive
+    assert host.connection.listAllDomains() == []
+
+
+DIGITS = "9" * 5000  # more than int() reads
+ARABIC = "\u0661\u0662"  # digits to Python, not to C
+
+
+@pytest.mark.parametrize("digits", [DIGITS, ARABIC, "9" * 20])
+@pytest.mark.parametrize(
+    "element,said",
+    [
+        ("<vcpu>{}</vcpu>", "maximum vcpus count must be an integer"),
+        ("<currentMemory>{}</currentMemory>", "Invalid value '.*' for element or attribute"),
+        (
+            "<memoryBacking><hugepages><page size='{}'/></hugepages></memoryBacking>",
+            "Invalid value '.*' for element or attribute './@size'",
+        ),
+        (
+            "<devices><memballoon model='virtio'><stats period='{}'/></memballoon></devices>",
+            "Expected integer value",
+        ),
+    ],
+)
+def test_a_number_that_c_cannot_read_is_refused_as_the_others(digits, element, said):
+    host = Host()
+    with pytest.raises(libvirtError, match=said):
+        host.connection.defineXML(XML % (element.format(digits), ""))
+    assert host.connection.listAllDomains() == []
+
+
+@pytest.mark.parametrize(
+    "line,said",
+    [
+        (f"dominfo {DIGITS}", "failed to get domain"),
+        (f"setmem kvmlab {DIGITS}", "malformed or out of range"),
+        (f"setmem kvmlab {ARABIC}", "malformed or out of range"),
+        (f"dommemstat kvmlab --period {DIGITS}", "malformed or out of range"),
+        (f"dommemstat kvmlab --period {ARABIC}", "malformed or out of range"),
+        (f"dommemstat kvmlab --period {1 << 63}", "malformed or out of range"),
+        ("dumpxml kvmlab --xpath //memory[", "is not one that can be followed"),
+        ("destroy kvmlab#1", "failed to get domain 'kvmlab#1'"),
+    ],
+)
+def test_a_line_that_means_nothing_is_one_error_and_does_nothing(line, said):
+    host = Host()
+    domain, qemu = host.start()
+    printed = virsh(host.connection, line)
+    assert said in printed.err
+    assert printed.err.count("\n") == printed.status == 1
+    assert domain.isActive()
+    assert {one["execute"] for one in qemu.asked} <= {"query-balloon"}
+
+
+def test_a_text_that_is_no_unicode_is_no_xml():
+    with pytest.raises(libvirtError, match=r"\(domain_definition\):1: Input is not proper UTF-8"):
+        Host().connection.defineXML("<domain>\ud800</domain>")
