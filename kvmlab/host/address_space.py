@@ -88,7 +88,7 @@ class AddressSpace:
         or at ``at`` (MAP_FIXED_NOREPLACE).  Raises `BadSize`, `Overlap`, or `OutOfMemory` if the
         pool has too few pages, or small ones could never be had (`Parts.check_commit`).
         """
-        self._check_alive()
+        self.check_alive()
         pool = self._parts.pool(shift)
         if pool is None:
             self._parts.check_commit(size)
@@ -177,7 +177,7 @@ class AddressSpace:
         A page that was never there is a zeroed one, one in swap is read back (a major fault), a
         shared one is copied for a ``write``.  Raises `BadAddress`, or `ProcessKilled`.
         """
-        self._check_alive()
+        self.check_alive()
         found = self.translate(hva)
         if found and (found.rights & WRITE or not write):
             if not found.leaf & ACCESSED:
@@ -223,7 +223,7 @@ class AddressSpace:
         pfn = self._memory.alloc(Role.ANON, order, light=light)
         if self._ended:
             self._memory.free(pfn, order)
-            self._check_alive()
+            self.check_alive()
         return pfn
 
     def map_page(self, hva: int, pfn: int, address: int, flags: int = PAGE) -> None:
@@ -293,7 +293,7 @@ class AddressSpace:
         if self._doomed:
             self._doomed = False
             self._end(_KILLED)
-            self._check_alive()
+            self.check_alive()
 
     def kill(self) -> bool:
         """What the OOM killer does: the process ends, and whoever uses it is told why.
@@ -308,7 +308,7 @@ class AddressSpace:
 
     def exit(self) -> None:
         """The process ends and gives all its memory back."""
-        self._check_alive()
+        self.check_alive()
         self._memory.processes.remove(self)
         self._end("has ended")
 
@@ -326,7 +326,8 @@ class AddressSpace:
         for tell in self.on_exit:
             tell()
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise `ProcessKilled` with the reason if the process has ended."""
         if self._ended:
             raise ProcessKilled(f"{self.name} {self._ended}")
 
@@ -334,7 +335,7 @@ class AddressSpace:
         pfn = self._memory.alloc(Role.TABLE)
         if self._ended:
             self._memory.free(pfn)
-            self._check_alive()
+            self.check_alive()
         return pfn << PAGE_SHIFT
 
     def _free_table(self, table: int) -> None:

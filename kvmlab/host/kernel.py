@@ -21,6 +21,7 @@ from kvmlab.linux.memory import Memory
 from kvmlab.linux.swap import Swap
 
 _RESERVED = 1 << 20  # the first MiB belongs to firmware
+ZERO_PAGE = 0x1000  # there, below firmware's tables: a page of zeroes (empty_zero_page)
 
 
 class _Contents:

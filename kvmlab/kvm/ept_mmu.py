@@ -58,6 +58,8 @@ class EptMmu:
         self.direct = direct or DirectMap(vm, bits, levels, cpu.processor, parameters)
         self.flushes = Flushes(cpu, vmcs, vm.tap)
         self._walk = GuestWalk(vm, vmcs.guest, cpu.processor)
+        self.flushes, self._cpu = Flushes(cpu, vmcs, vm.tap), cpu
+        vm.on_end.append(self._end)
         self._emulator = Emulator(vm, vmcs, cpu)
         self._pml = self.direct.dirty.add_cpu(vmcs, cpu)
 
@@ -88,6 +90,17 @@ class EptMmu:
     def reload(self) -> None:
         """Nothing: the root stays for the life of the VM."""
 
+    def _end(self) -> None:
+        """The VMM is gone: no CPU may walk the root any more, which then is freed.
+
+        While L2 runs there is another VMCS, with the same root perhaps: then it is kept.
+        """
+        if self._cpu.vmcs is None or self._cpu.vmcs is self._vmcs:
+            self.direct.tree.end()
+            self.arm()
+            self._cpu.refresh()
+            self.flushes.serve()
+
     def control_written(self, register: str, value: int) -> None:
         """The guest's registers are the hardware's; #GP for PDPTEs that cannot be loaded.
 
@@ -102,7 +115,11 @@ class EptMmu:
             self.flushes.request(f"MOV {register}")
 
     def handle(self, reason: VmExit) -> None:
-        """Serve a full log, an access to MMIO, or a violation: back the page and map it."""
+        """Serve a full log, an access to MMIO, or a violation: back the page and map it.
+
+        Raises `ProcessKilled` once the VMM is no more: its tables are not touched again.
+        """
+        self.vm.vmm.check_alive()
         self._pml.drain()
         if reason.reason is ExitReason.PML_FULL:
             return

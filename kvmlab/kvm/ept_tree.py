@@ -11,6 +11,7 @@ import numpy as np
 
 from kvmlab.base.tap import silent
 from kvmlab.hardware.ram import PAGE_SHIFT
+from kvmlab.host.kernel import ZERO_PAGE
 from kvmlab.kvm.ept_entries import ADDRESS, PS, Bits
 from kvmlab.kvm.records import ShadowPageMade, ShadowPageZapped, Split, SpteSet, Zap
 from kvmlab.kvm.vm import Vm
@@ -174,6 +175,17 @@ class EptTree:
     def clear(self) -> None:
         """Empty the tree; entries that remember MMIO go too."""
         self._clear(self.root, self._levels, 0)
+
+    def end(self) -> None:
+        """The VM is no more: the root of the empty tree is the host's again.
+
+        Who still walks it finds the zero page there, as under KVM's dummy root
+        (kvm_mmu_get_dummy_root()).
+        """
+        if self.root != ZERO_PAGE:
+            self._vm.host.free_table(self.root)
+            self.root = ZERO_PAGE
+            self.table_frames -= 1
 
     def _free(self, table: int, level: int, gpa: int) -> None:
         self._clear(table, level, gpa)

@@ -65,6 +65,7 @@ class Vm:
         self._nr_mmu_pages = 0  # 0: follows the slots
         self.logs = DirtyLogs(self.slots, tap)
         self.on_slot_gone: list[Callable[[], None]] = []  # MMUs drop all: kvm_mmu_zap_all_fast()
+        self.on_end: list[Callable[[], None]] = []  # MMUs give up their roots: kvm_mmu_destroy()
         self.on_unmap: list[Callable[[range], None]] = []  # MMUs drop some: kvm_unmap_gfn_range()
         self.on_age: list[Ager] = []  # MMUs age some: kvm_age_gfn(), kvm_test_age_gfn()
         self.mmio, self.ports = Bus("GPA", tap), Bus("port", tap)  # devices behind addresses
@@ -146,7 +147,7 @@ class Vm:
 
     def _vmm_gone(self) -> None:
         """The VMM ended, so what the MMUs built is of no use (mmu_notifier_release)."""
-        for drop in self.on_slot_gone:
+        for drop in (*self.on_slot_gone, *self.on_end):
             drop()
 
     def go_on(self) -> None:
