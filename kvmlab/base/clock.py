@@ -15,7 +15,6 @@ from itertools import count
 
 from kvmlab.base.errors import BadChoice, ProcessKilled
 
-MICROSECOND = 1_000
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 POWER_ON = 1_767_225_600  # 2026-01-01 00:00:00 UTC, in seconds since 1970

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEVICE_ID = 5
-PFN_SHIFT = 12
 MOST_PFNS = 256  # that Linux puts into one buffer: VIRTIO_BALLOON_ARRAY_PFNS_MAX
 
 
