@@ -6,6 +6,7 @@ from kvmlab.base.clock import SECOND
 from kvmlab.base.errors import KvmlabError, OutOfMemory, ProcessKilled
 from kvmlab.hardware.instructions import mov_cr3
 from kvmlab.host.kernel import ZERO_PAGE
+from kvmlab.linux.frames import Role
 from kvmlab.machine import Machine, Server
 from kvmlab.management.libvirt_errors import libvirtError
 from kvmlab.qemu.machine import VIRTIO_MMIO
@@ -98,3 +99,23 @@ def test_the_cpus_of_a_vm_that_ended_reach_nothing_that_others_have_now(mmu, vcp
             cpu.load(AREA)
     assert server.host.buddy.free_frames == free
     assert set(server.ram.read(ZERO_PAGE, 4096)) == {0}
+
+
+@pytest.mark.parametrize("options", [{"mmu": "shadow"}, {"mmu": "agile"}, {"vcpus": 2}])
+def test_the_roots_that_a_shadow_mmu_freed_are_walked_no_more(options):
+    """Each CPU is left an empty root of its own at most; what is free is filled as above."""
+    server = Server("32M")
+    free = server.host.buddy.free_frames
+    machine = Machine(
+        **{"mmu": "shadow", "policy": "today", **options}, guest_memory="4M", server=server
+    )
+    fill(machine, 1)
+    machine.power_off()
+    assert free - server.host.buddy.free_frames <= len(machine.cpus)
+    used = server.host.memory.frames.role
+    for pfn in range(256, server.ram.size >> 12):
+        if pfn >= len(used) or used[pfn] == Role.FREE:
+            server.ram.write(pfn << 12, (pfn + 1 << 12 | 7).to_bytes(8, "little") * 512)
+    for cpu in machine.cpus:
+        with pytest.raises(ProcessKilled, match="qemu has ended"):
+            cpu.load(AREA)

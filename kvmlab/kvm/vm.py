@@ -147,8 +147,11 @@ class Vm:
 
     def _vmm_gone(self) -> None:
         """The VMM ended, so what the MMUs built is of no use (mmu_notifier_release)."""
-        for drop in (*self.on_slot_gone, *self.on_end):
-            drop()
+        with self._changing():
+            for drop in self.on_slot_gone:
+                drop()
+        for end in self.on_end:
+            end()
 
     def go_on(self) -> None:
         """The host changed something: its virtual CPUs do what that asks of them, at once.
