@@ -30,15 +30,16 @@ def test_time_goes_on_for_the_others_when_a_domain_is_destroyed_in_the_middle_of
 
 def test_a_domain_that_its_own_timer_kills_is_crashed_and_time_goes_on():
     """Its driver stores more than the host has, on the clock: the OOM killer takes its QEMU."""
-    guests = Guests("40M")
-    other = guests.start("other", 16)
+    guests = Guests("66M")
+    other = guests.start("other", 32)
+    fill(guests.machines[0], 16)
     guests.start("greedy", 64)
     greedy = guests.machines[1]
-    greedy.clock.after(SECOND, lambda: fill(greedy, 50))
+    greedy.clock.after(SECOND, lambda: fill(greedy, 52))
     guests.sleep(2)
     assert guests.server.clock.now == 2 * SECOND
     assert [one.name() for one in guests.connection.listAllDomains()] == ["other"]
-    assert other.memoryStats()["actual"] == 16 << 10
+    assert other.memoryStats()["actual"] == 32 << 10
 
 
 @pytest.mark.parametrize(
