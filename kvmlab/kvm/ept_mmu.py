@@ -56,9 +56,8 @@ class EptMmu:
         self.vm, self._vmcs, self._levels, self._npt = vm, vmcs, levels, npt
         self._parameters = parameters
         self.direct = direct or DirectMap(vm, bits, levels, cpu.processor, parameters)
-        self.flushes = Flushes(cpu, vmcs, vm.tap)
-        self._walk = GuestWalk(vm, vmcs.guest, cpu.processor)
         self.flushes, self._cpu = Flushes(cpu, vmcs, vm.tap), cpu
+        self._walk = GuestWalk(vm, vmcs.guest, cpu.processor)
         vm.on_end.append(self._end)
         self._emulator = Emulator(vm, vmcs, cpu)
         self._pml = self.direct.dirty.add_cpu(vmcs, cpu)
