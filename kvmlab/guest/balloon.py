@@ -269,6 +269,11 @@ class BalloonDriver:
         self._tell(balloon.INFLATE, [new], lambda: self._tell(balloon.DEFLATE, [page], free))
         return True
 
+    @property
+    def bound(self) -> bool:
+        """Whether it drives the device still."""
+        return not self._stopped
+
     def unload(self) -> None:
         """rmmod: deflate everything, tell the host so, reset the device, free what was its own.
 

@@ -18,7 +18,11 @@ def hlt(cpu: Cpu) -> None:
 
 
 def port_out(cpu: Cpu, port: int, value: int, size: int = 4) -> None:
-    """OUT: ``size`` (1, 2 or 4) bytes to a port.  Exits with unconditional I/O exiting."""
+    """OUT: the low ``size`` (1, 2 or 4) bytes of ``value`` to a port.
+
+    Exits with unconditional I/O exiting.
+    """
+    value &= (1 << 8 * size) - 1
     if cpu.vmcs and cpu.vmcs.io_exiting:
         instruction = Instruction(Kind.WRITE, 0, size, register="OUT", value=value)
         cpu.exit(VmExit(ExitReason.IO, port << _PORT_SHIFT | size - 1, 0, 0), instruction)

@@ -37,7 +37,7 @@ class TrackedMap(DirectMap):
         else:
             return
         self._vm.tap(WriteProtected(gfn, 1))
-        self._vm.flushes.request("write protection")
+        self._flush("write protection")
 
     def take_dirty(self, gfn: int) -> bool:
         """Whether the leaf of ``gfn`` is dirty; it is clean then, once TLBs are flushed."""

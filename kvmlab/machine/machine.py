@@ -193,8 +193,11 @@ class Machine:
     ) -> BalloonDriver:
         """Modprobe virtio_balloon, in a guest that poisons free pages or not.
 
-        ``stats`` gives the statistics that it sends.  Raises `BadChoice` without such a device.
+        ``stats`` gives the statistics that it sends.  Raises `BadChoice` without such a device,
+        and while a driver has it.
         """
+        if self.balloon_driver and self.balloon_driver.bound:
+            raise BadChoice("the balloon has its driver already; unload that one first")
         self.balloon_driver = BalloonDriver(
             self.guest, VIRTIO_MMIO, self.clock, stats=stats, poison=poison, tap=self.tap
         )

@@ -147,3 +147,13 @@ def test_registers_are_mapped_for_processes_old_and_new():
     resize(made, 63 * MIB)
     made.guest.switch(made.guest.spawn("new"))
     assert resize(made, 62 * MIB) == 62 * MIB
+
+
+def test_a_second_driver_is_refused_until_the_first_is_unloaded():
+    made = machine("64M")
+    first = made.balloon_driver
+    with pytest.raises(BadChoice, match="has its driver already"):
+        made.load_balloon_driver()
+    assert made.balloon_driver is first
+    first.unload()
+    assert made.load_balloon_driver().bound

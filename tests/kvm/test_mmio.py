@@ -237,7 +237,7 @@ def test_in_and_out_reach_the_device_at_the_port(design):
 def test_a_port_can_be_a_doorbell():
     guest, rung = SmallGuest("ept"), []
     guest.vm.ports.doorbell(0xC010, rung.append)
-    port_out(guest.cpu, 0xC010, 2, 2)
+    port_out(guest.cpu, 0xC010, 0x1_0002, 2)  # DX:AX, of which AX goes out
     assert rung == [2]
     assert guest.of(IoExit) == []
     assert guest.statistics.values()["io_exits"] == 1
