@@ -149,6 +149,12 @@ class GuestRam(Ram):
         """A copy of ``count`` words of one frame."""
         return np.frombuffer(self.read(hpa, 8 * count), dtype=np.int64)
 
+    def store_words(self, hpa: int, words: NDArray[np.int64]) -> None:
+        """Write ``words``, one store for each that changes: L1's kernel goes entry by entry."""
+        changed = np.flatnonzero(self.words_at(hpa, len(words)) != words)
+        for index in changed.tolist():
+            self.store(hpa + 8 * index, int(words[index]) & ALL_ONES)
+
     def clear_words(self, hpa: int, count: int) -> None:
         """Set ``count`` words of one frame to zero."""
         self.write(hpa, bytes(8 * count))

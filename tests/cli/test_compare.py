@@ -132,4 +132,4 @@ def test_every_design_has_a_table(capsys):
     designs = [word for mmu in cli.DESIGNS for word in ("--mmu", mmu)]
     status, out, err = run(capsys, "ls", "--limit", "200", *designs)
     assert (status, err) == (0, "")
-    assert all(word in out for word in ("NPT", "INVVPID", "nested"))
+    assert all(word in out for word in ("NPT", "INVVPID", "NPF"))
