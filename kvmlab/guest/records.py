@@ -51,7 +51,7 @@ class ContextSwitch:
 
 
 @dataclass(slots=True)
-class ShotDown:
+class TlbShootdown:
     """The kernel interrupted other CPUs to make them forget translations of a process."""
 
     process: str

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from kvmlab.base.tap import Tap
 from kvmlab.guest.contexts import Contexts
 from kvmlab.guest.process import Process
-from kvmlab.guest.records import ShotDown
+from kvmlab.guest.records import TlbShootdown
 from kvmlab.guest.smp import Smp
 from kvmlab.hardware.apic import end_of_interrupt, send_ipi
 
@@ -61,7 +61,7 @@ class Shootdown:
         ]
         if not others or self.forgetful:
             return
-        self._tap(ShotDown(process.name, tuple(others), pages))
+        self._tap(TlbShootdown(process.name, tuple(others), pages))
         self._asked = drop
         for number in others:
             send_ipi(here.cpu, number, CALL_FUNCTION_VECTOR)

@@ -3,7 +3,7 @@
 import pytest
 
 from kvmlab.base.errors import BadChoice, SegmentationFault
-from kvmlab.guest.records import ShotDown
+from kvmlab.guest.records import TlbShootdown
 from kvmlab.hardware.records import Data, Interrupt, IpiSent, TlbFlush
 from tests.two_cpus import AREA, DESIGNS, TwoCpus, check_tlbs
 
@@ -20,7 +20,7 @@ def test_after_munmap_on_one_cpu_the_other_one_faults(mmu, policy):
     two.store(0, 7)
     assert two.load(1) == 7
     two.process.munmap(AREA)
-    assert of(two, ShotDown) == [ShotDown("demo", (1,), 1)]
+    assert of(two, TlbShootdown) == [TlbShootdown("demo", (1,), 1)]
     with pytest.raises(SegmentationFault, match="SIGSEGV"):
         two.load(1)
     with pytest.raises(SegmentationFault, match="SIGSEGV"):
@@ -63,7 +63,7 @@ def test_two_processes_on_two_cpus_disturb_each_other_in_nothing(mmu, policy):
     two.process.mprotect(AREA, write=False)
     with two.guest.on(1):
         other.mprotect(AREA, write=False)
-    assert not of(two, ShotDown)  # each runs on one CPU
+    assert not of(two, TlbShootdown)  # each runs on one CPU
     assert [two.load(0, AREA + page * PAGE) for page in range(8)] == list(range(8))
     assert [two.load(1, AREA + page * PAGE) for page in range(8)] == list(range(100, 108))
     two.process.munmap(AREA)
@@ -78,7 +78,7 @@ def test_a_forgotten_shootdown_shows_where_nothing_else_flushes(mmu, policy):
     two.load(1)
     two.guest.shootdown.forgetful = True
     two.process.munmap(AREA)
-    assert not of(two, ShotDown)
+    assert not of(two, TlbShootdown)
     with pytest.raises(SegmentationFault):
         two.load(0)
     if mmu == "shadow":
@@ -96,7 +96,7 @@ def test_one_interrupt_flushes_all_pages_of_a_munmap_and_frames_go_after_it():
         two.store(0, 1, AREA + page * PAGE)
     del two.records[:]
     two.process.munmap(AREA)
-    assert of(two, ShotDown) == [ShotDown("demo", (1,), 5)]
+    assert of(two, TlbShootdown) == [TlbShootdown("demo", (1,), 5)]
     assert of(two, IpiSent) == [IpiSent(1, 0xFC, 0)]
     (interrupted,) = [n for n, one in enumerate(two.records) if isinstance(one, Interrupt)]
     cleared = [n for n, one in enumerate(two.records) if isinstance(one, Data) and one.size == PAGE]
@@ -118,7 +118,7 @@ def test_more_than_33_pages_are_flushed_by_a_load_of_cr3_on_both_cpus(change, pa
     else:
         two.process.mprotect(AREA, write=False)
     assert [one.why for one in of(two, TlbFlush)] == [dropped] * (6 if dropped == "INVLPG" else 2)
-    assert of(two, ShotDown) == [ShotDown("demo", (1,), 3 if dropped == "INVLPG" else 0)]
+    assert of(two, TlbShootdown) == [TlbShootdown("demo", (1,), 3 if dropped == "INVLPG" else 0)]
     check_tlbs(two.machine)
 
 
@@ -129,7 +129,7 @@ def test_a_cpu_that_runs_something_else_is_left_alone_and_flushes_when_it_switch
     other = two.guest.spawn("other")
     two.run(1, two.guest.switch, other)
     two.process.munmap(AREA)
-    assert not of(two, ShotDown)
+    assert not of(two, TlbShootdown)
     two.run(1, two.guest.switch, two.process)
     with pytest.raises(SegmentationFault):
         two.load(1)
