@@ -77,19 +77,19 @@ def connect(
     server: Server,
     *,
     boot: Boot = boot_linux,
-    library_version: int = LATEST,
+    lib_version: int = LATEST,
     hugetlbfs: Collection[int] = (_HUGE, 1 << 20),
 ) -> virConnect:
     """A connection ``qemu:///system`` to ``server``, as libvirt-python's `open` returns one.
 
-    ``boot`` is what its guests run; ``library_version`` that of libvirt, 9.0.0 as 9000000.
+    ``boot`` is what its guests run; ``lib_version`` that of libvirt, 9.0.0 as 9000000.
     ``hugetlbfs`` are the page sizes in KiB of the mounts that it may use, qemu.conf's
     ``hugetlbfs_mount``; none disables huge pages.
     """
     mib = server.ram.size >> 20
     node: list[object] = ["x86_64", mib, 1, 0, 1, 1, 1, 1]
     memory = partial(_node_memory, server)
-    driver = QemuDriver(partial(_launch, server, boot, hugetlbfs), node, memory, library_version)
+    driver = QemuDriver(partial(_launch, server, boot, hugetlbfs), node, memory, lib_version)
     return virConnect(driver, "qemu:///system")
 
 

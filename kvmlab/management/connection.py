@@ -32,7 +32,7 @@ class virConnect:
 
     def getLibVersion(self) -> int:
         """The version of libvirt: 9.0.0 is 9000000."""
-        return self.driver.library_version
+        return self.driver.lib_version
 
     def getInfo(self) -> list[object]:
         """[arch, MiB, CPUs, MHz, NUMA nodes, sockets, cores, threads]."""

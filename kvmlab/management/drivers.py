@@ -64,7 +64,7 @@ class Driver(Protocol):
     scheme: str  # of the URI: "test", "qemu"
     domain_type: str
     os_type: str
-    library_version: int
+    lib_version: int
     both_flags: bool  # whether LIVE and CONFIG may be asked for in one call
     security: tuple[str, ...]  # what dominfo says of a running domain's label
 
@@ -130,7 +130,7 @@ class TestDriver:
     scheme: str = "test"
     domain_type: str = "test"
     os_type: str = "linux"
-    library_version: int = LATEST
+    lib_version: int = LATEST
     both_flags: bool = False
     security: tuple[str, ...] = ("testSecurity", "", "libvirt-test (enforcing)")
 
@@ -182,7 +182,7 @@ class _Guest:
 
     definition: Definition
     emulator: Emulator
-    library_version: int
+    lib_version: int
     balloon_path: str = "/machine/peripheral/balloon0"
 
     @property
@@ -214,7 +214,7 @@ class _Guest:
         return {
             name: values[key] >> 10 if is_bytes else values[key]
             for name, key, is_bytes, since in _STATISTICS
-            if since <= self.library_version and values.get(key, _UNKNOWN) != _UNKNOWN
+            if since <= self.lib_version and values.get(key, _UNKNOWN) != _UNKNOWN
         }
 
     def set_memory(self, size: int) -> None:
@@ -259,13 +259,13 @@ class QemuDriver:
     """libvirt's QEMU driver over ``launch``.
 
     ``node`` is what virNodeGetInfo() says, ``memory`` gives what virNodeGetMemoryStats() does.
-    ``library_version`` is as virGetVersion() counts: older ones know fewer statistics.
+    ``lib_version`` is as virGetVersion() counts: older ones know fewer statistics.
     """
 
     launch: Launcher
     node: list[object]
     memory: Callable[[], dict[str, int]]
-    library_version: int = LATEST
+    lib_version: int = LATEST
     scheme: str = "qemu"
     domain_type: str = "kvm"
     os_type: str = "hvm"
@@ -274,7 +274,7 @@ class QemuDriver:
 
     def start(self, definition: Definition) -> Running:
         """Launch QEMU; libvirt then sets the balloon and the period that the definition asks."""
-        guest = _Guest(definition, self.launch(definition), self.library_version)
+        guest = _Guest(definition, self.launch(definition), self.lib_version)
         balloon = definition.balloon
         try:
             if balloon and definition.current_memory < definition.memory:

@@ -161,7 +161,7 @@ def test_a_qemu_without_a_balloon_is_no_error(error):
     ],
 )
 def test_an_older_libvirt_knows_fewer_statistics(version, absent):
-    whole, old = Host(), Host(library_version=version)
+    whole, old = Host(), Host(lib_version=version)
     new, found = (one.start()[0].memoryStats() for one in (whole, old))
     assert set(new) - set(found) == absent
     assert list(found) == [name for name in new if name not in absent]
