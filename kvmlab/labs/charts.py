@@ -1,4 +1,4 @@
-"""The one place that knows bqplot: stacked bars with a legend of our own.
+"""The one place that knows bqplot: stacked bars and lines, with a legend of our own.
 
 bqplot is imported when a chart is first made, for it costs a learner 0.4 s and 34 MiB.  Its own
 legend is not used (a label vanishes over a bar of its colour), nor its toolbar (it covers the
@@ -12,7 +12,8 @@ from unicodedata import east_asian_width
 
 import ipywidgets as widgets
 
-from kvmlab.figures.modes import Chart, number
+from kvmlab.figures.curves import Curves
+from kvmlab.figures.modes import Chart, Party, number
 
 STYLE = """<style>
 .kvm-chart { --kvm-guest: #0072b2; --kvm-host: #d55e00; --kvm-shadow: #7f3700;
@@ -115,15 +116,59 @@ class Bars(widgets.VBox):
             self._totals.text = [number(total) for total in chart.totals]
 
 
+class Lines(widgets.VBox):
+    """Lines over one axis; new values are one message, for the scales fit themselves."""
+
+    def __init__(self, curves: Curves) -> None:
+        """Draw ``curves``.  Raises ImportError where bqplot is not installed."""
+        import bqplot
+
+        scales = {"x": bqplot.LinearScale(), "y": bqplot.LinearScale(min=0)}
+        self._lines = bqplot.Lines(x=[0, 0], y=[[0, 0]], scales=scales, stroke_width=2)
+        self._across = bqplot.Axis(scale=scales["x"], grid_lines="none", label_offset="32px")
+        self._up = bqplot.Axis(
+            scale=scales["y"], orientation="vertical", label_offset="56px", num_ticks=5
+        )
+        figure = bqplot.Figure(
+            marks=[self._lines],
+            axes=[self._across, self._up],
+            display_toolbar=False,
+            fig_margin={"top": 8, "bottom": 56, "left": 80, "right": RIGHT},
+            layout=widgets.Layout(width="100%", min_width="300px", height="240px", margin="0"),
+        )
+        self._head = widgets.HTML()
+        super().__init__([self._head, figure], layout=widgets.Layout(width="100%"))
+        self.add_class("kvm-chart")
+        self.show(curves)
+
+    def show(self, curves: Curves) -> None:
+        """Put the values of ``curves`` in place of the present ones."""
+        few = curves.thinned()
+        twice = 2 if len(few.xs) == 1 else 1  # bqplot draws no line of one point
+        self._head.value = _head(
+            curves.title, [(one.name, one.party) for one in curves.curves], curves.caption
+        )
+        self._across.label, self._up.label = curves.x_axis, curves.y_axis
+        with self._lines.hold_sync():
+            self._lines.x = list(few.xs) * twice
+            self._lines.y = [list(one.values) * twice for one in few.curves]
+            self._lines.colors = [colour(one.party) for one in few.curves]
+
+
 def head(chart: Chart) -> str:
     """The title and the legend, as HTML."""
+    shown = [(series.name, series.party) for series in chart.series if any(series.values)]
+    return _head(chart.title, shown)
+
+
+def _head(title: str, legend: Sequence[tuple[str, Party]], caption: str = "") -> str:
     swatches = "".join(
-        f'<span><i style="background: {colour(series.party)}"></i>{escape(series.name)}</span>'
-        for series in chart.series
-        if any(series.values)
+        f'<span><i style="background: {colour(party)}"></i>{escape(name)}</span>'
+        for name, party in legend
     )
-    title = f"<strong>{escape(chart.title)}</strong>"
-    return f'{STYLE}<div class="kvm-chart-head">{title}{swatches}</div>'
+    inside = f"<strong>{escape(title)}</strong>{swatches}"
+    below = f"<div>{escape(caption)}</div>" if caption else ""
+    return f'{STYLE}<div class="kvm-chart-head">{inside}{below}</div>'
 
 
 def colour(party: str) -> str:
