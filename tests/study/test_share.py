@@ -53,7 +53,7 @@ def test_any_text_is_refused_in_words(text):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    "line, words",
     [
         ("x" * (LONGEST + 1), "at most"),
         (share_string("tables", {}), "of the lab 'tables'"),

@@ -55,7 +55,7 @@ def test_a_deed_that_fails_leaves_nothing_half_done(story):
 
 
 @pytest.mark.parametrize(
-    ("did", "words"),
+    "did, words",
     [
         ([["steal", 1]], "nothing is called 'steal'; there are put, take"),
         ([["put", "1"]], r"put takes int, not \['1'\]"),
