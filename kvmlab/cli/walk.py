@@ -25,6 +25,13 @@ SPACES = ("gva", "gpa", "hva", "hpa")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The walk, and how it is printed."""
+    add_walk_arguments(parser)
+    add_cost_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_walk_arguments(parser: argparse.ArgumentParser) -> None:
     """The design, the shape of its tables, and the address."""
     parser.add_argument("--mmu", choices=DESIGNS, default="ept", help="(default: ept)")
     parser.add_argument(
@@ -53,8 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the address that a program of the guest reads (default: 0x7f1234567ab8, or "
         "0xb7123ab8 with 2 or 3 guest levels)",
     )
-    add_cost_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:

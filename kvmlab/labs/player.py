@@ -33,7 +33,7 @@ class Player(anywidget.AnyWidget):
 
     def __init__(self, scene: Scene | None = None) -> None:
         """A player of ``scene``, or an empty one."""
-        super().__init__(labels=_labels())
+        super().__init__(labels=spoken_labels())
         if scene:
             self.show(scene)
 
@@ -45,7 +45,7 @@ class Player(anywidget.AnyWidget):
 
     def relabel(self) -> None:
         """Say the words on the controls in the language spoken now."""
-        self.set_trait("labels", _labels())
+        self.set_trait("labels", spoken_labels())
 
     @property
     def steps(self) -> int:
@@ -67,6 +67,7 @@ class Player(anywidget.AnyWidget):
         return f"Player({self.scene.get('title', '')!r}, step {shown} of {self.steps})"
 
 
-def _labels() -> dict[str, str]:
+def spoken_labels() -> dict[str, str]:
+    """The words on the controls, in the language spoken."""
     blanks = {"number": "{number}", "total": "{total}"}  # the browser puts the numbers in
     return {name: say(f"player.{name}", **blanks) for name in LABELS}
