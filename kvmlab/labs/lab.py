@@ -14,8 +14,8 @@ import ipywidgets
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.guard import Notice, guarded
+from kvmlab.labs.markup import STYLE, table_html
 from kvmlab.labs.player import Player
-from kvmlab.labs.tables import STYLE, table_html
 from kvmlab.labs.words import Words, language_control
 from kvmlab.study.share import Plan, fitting, read_share_string, share_string
 from kvmlab.text import LANGUAGES, say, speaking

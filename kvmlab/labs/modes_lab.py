@@ -20,8 +20,8 @@ from kvmlab.figures.costs import model_names
 from kvmlab.kvm.policy import NAIVE, POLICIES, policy_named
 from kvmlab.labs.charts import Bars, columns
 from kvmlab.labs.guard import Notice, guarded
+from kvmlab.labs.markup import STYLE, table_html
 from kvmlab.labs.player import Player
-from kvmlab.labs.tables import STYLE, table_html
 from kvmlab.labs.words import Words, language_control
 from kvmlab.machine import DESIGNS, MMUS
 from kvmlab.study.compare import Row, Study, study
