@@ -60,11 +60,10 @@ def run(args: argparse.Namespace) -> int:
     from kvmlab.study.compare import compare
 
     table = prices(args)
-    trace = read(args.trace)
-    part = trace if args.limit is None else trace.head(args.limit)
+    trace = read(args.trace, args.limit)
     mmus = list(dict.fromkeys(args.mmu or MMUS))
     with bar(mmus) as progress:
-        rows = compare(part, mmus, progress, table, policy=args.policy)
+        rows = compare(trace, mmus, progress, table, policy=args.policy)
     if args.json:
         print(json.dumps([row.to_json() for row in rows], indent=2))
     else:
@@ -72,11 +71,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read(name: str) -> "Trace":
-    """The shipped trace called ``name``, else the trace in the file ``name``."""
+def read(name: str, limit: int | None) -> "Trace":
+    """The shipped trace called ``name``, else the trace in the file ``name``; or its beginning."""
     from kvmlab import workloads
 
-    return workloads.shipped(name) if name in workloads.SHIPPED else workloads.lackey.read(name)
+    if name not in workloads.SHIPPED:
+        return workloads.read(name, limit=limit)
+    trace = workloads.shipped(name)
+    return trace if limit is None else trace.head(limit)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ Programs that are made up, forks and all, are in `programs`.
 """
 
 from dataclasses import replace
-from importlib.resources import as_file, files
+from importlib import resources
 
 from kvmlab.base.errors import BadChoice
-from kvmlab.workloads import lackey
+from kvmlab.workloads.reading import read, stream
 from kvmlab.workloads.trace import Trace
 
-__all__ = ["SHIPPED", "Trace", "lackey", "shipped"]
+__all__ = ["SHIPPED", "Trace", "read", "shipped", "stream"]
 
 SHIPPED = ("ls", "sort")
 """Names of the traces that come with kvmlab; `data/README.md` says how they were recorded."""
@@ -23,5 +23,5 @@ def shipped(name: str) -> Trace:
     """
     if name not in SHIPPED:
         raise BadChoice(f"no trace {name!r} is shipped; choose one of: {', '.join(SHIPPED)}")
-    with as_file(files(__name__) / "data" / f"{name}.lackey.xz") as path:
-        return replace(lackey.read(path), name=name)
+    with resources.as_file(resources.files(__name__) / "data" / f"{name}.lackey.xz") as path:
+        return replace(read(path), name=name)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kvmlab import workloads
 from kvmlab.base.errors import TraceError
 from kvmlab.hardware.records import Kind
-from kvmlab.workloads import lackey
+from kvmlab.workloads import files, reading
 from kvmlab.workloads.trace import MAX_SIZE, USER_END
 
 KIND = {"I": Kind.FETCH, "L": Kind.READ, "S": Kind.WRITE, "M": Kind.WRITE}
@@ -52,7 +53,7 @@ def read(tmp_path, monkeypatch):
 
     def read_bytes(data, **options):
         (tmp_path / "t").write_bytes(data)
-        return lackey.read("t", **options)
+        return workloads.read("t", **options)
 
     return read_bytes
 
@@ -79,7 +80,7 @@ def test_what_was_written_is_read(tmp_path_factory, pack, spell, records, newlin
     path = tmp_path_factory.getbasetemp() / "round-trip"  # the name says nothing of the packing
     path.write_bytes(PACK[pack](text.encode()))
     expected = [(KIND[letter], address, size) for letter, address, size in records]
-    assert rows(lackey.read(path)) == expected
+    assert rows(workloads.read(path)) == expected
 
 
 @pytest.mark.parametrize("pack", PACK)
@@ -90,9 +91,9 @@ def test_where_the_chunks_are_cut_makes_no_difference(tmp_path_factory, pack, re
     path = tmp_path_factory.getbasetemp() / "chunks"
     path.write_bytes(PACK[pack](text.encode()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lackey, "CHUNK", chunk)
+        patch.setattr(files, "CHUNK", chunk)
         expected = [(KIND[letter], address, size) for letter, address, size in records]
-        assert rows(lackey.read(path)) == expected
+        assert rows(workloads.read(path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_hex_digits_may_be_capitals(read):
 def test_the_trace_is_named_after_the_file(tmp_path):
     path = tmp_path / "mine.lackey"
     path.write_bytes(GOOD)
-    assert lackey.read(str(path)).name == "mine.lackey"
+    assert workloads.read(str(path)).name == "mine.lackey"
 
 
 def test_streams_written_one_after_another_are_all_read(read):
@@ -128,9 +129,9 @@ def test_streams_written_one_after_another_are_all_read(read):
     assert len(read(lzma.compress(GOOD) * 2)) == 4
 
 
-@pytest.mark.parametrize("chunk", [1, 7, lackey.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 7, files.CHUNK])
 def test_zeros_may_pad_an_xz_stream(read, monkeypatch, chunk):
-    monkeypatch.setattr(lackey, "CHUNK", chunk)
+    monkeypatch.setattr(files, "CHUNK", chunk)
     assert len(read(lzma.compress(GOOD) + bytes(8) + lzma.compress(GOOD) + bytes(4))) == 4
 
 
@@ -202,9 +203,9 @@ def test_a_line_is_accepted_exactly_when_it_has_the_shape_of_one(tmp_path_factor
     bad = [n for n, line in enumerate(lines, 2) if not is_record(line) and not is_skipped(line)]
     if bad:
         with pytest.raises(TraceError, match=f"line {bad[0]}: "):
-            lackey.read(path)
+            workloads.read(path)
     else:
-        assert len(lackey.read(path)) == 1 + sum(map(is_record, lines))
+        assert len(workloads.read(path)) == 1 + sum(map(is_record, lines))
 
 
 def test_the_number_of_a_broken_line_counts_all_chunks_before(complaint):
@@ -227,14 +228,14 @@ def test_control_characters_are_shown_escaped(complaint):
 
 
 @pytest.mark.parametrize("start", [b"", b"==", b"L ", b" " * 9])
-@pytest.mark.parametrize("size", [lackey.MAX_LINE, 2 * lackey.CHUNK])
+@pytest.mark.parametrize("size", [files.MAX_LINE, 2 * files.CHUNK])
 def test_a_line_without_end_is_refused(complaint, start, size):
     text = complaint(GOOD + start + b"=" * size + b" \n" + GOOD)
     assert text.startswith("t, line 3: longer than 65,536 bytes; it starts ")
 
 
 def test_the_longest_line_of_valgrind_is_skipped(read):
-    assert len(read(GOOD + b"==" + b"x" * (lackey.MAX_LINE - 2) + b"\n" + GOOD)) == 4
+    assert len(read(GOOD + b"==" + b"x" * (files.MAX_LINE - 2) + b"\n" + GOOD)) == 4
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_damage_to_a_packed_file_never_yields_other_records(tmp_path_factory, pa
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(data)
     try:
-        found = rows(lackey.read(path))
+        found = rows(workloads.read(path))
     except TraceError:
         return
     assert found == [(Kind.FETCH, 0x401AB70, 3), (Kind.WRITE, 0x1FFF000638, 8)] * 50
@@ -318,26 +319,62 @@ def test_junk_after_a_packed_stream_is_refused(complaint, pack):
 
 def test_an_xz_file_that_claims_too_much_memory_is_refused(complaint, monkeypatch):
     """Its header alone, in a file of 100 bytes, can ask the decoder for gigabytes."""
-    monkeypatch.setattr(lackey, "XZ_MEMORY", 1 << 20)
+    monkeypatch.setattr(files, "XZ_MEMORY", 1 << 20)
     assert complaint(lzma.compress(GOOD)) == "t cannot be read: Memory usage limit exceeded"
 
 
 def test_a_bomb_of_records_is_stopped(complaint, monkeypatch):
-    monkeypatch.setattr(lackey, "MAX_RECORDS", 1000)
-    assert complaint(gzip.compress(GOOD * 501)) == "t holds more than 1,000 records; shorten it"
+    monkeypatch.setattr(reading, "MAX_RECORDS", 1000)
+    assert (
+        complaint(gzip.compress(GOOD * 501))
+        == "t holds more than 1,000 records; shorten it, or set a limit"
+    )
 
 
 def test_as_many_records_as_the_limit_are_read(read, monkeypatch):
-    monkeypatch.setattr(lackey, "MAX_RECORDS", 1000)
+    monkeypatch.setattr(reading, "MAX_RECORDS", 1000)
     assert len(read(GOOD * 500)) == 1000
 
 
 @pytest.mark.parametrize("pack", PACK)
 def test_a_bomb_of_skipped_lines_is_stopped(complaint, monkeypatch, pack):
-    monkeypatch.setattr(lackey, "MAX_TEXT", 1 << 20)
+    monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
     assert complaint(PACK[pack](b"\n" * (1 << 21))) == (
-        "t holds more than 1,048,576 bytes of text; shorten it"
+        "t holds more than 1,048,576 bytes; shorten it"
     )
+
+
+@pytest.mark.parametrize("pack", ["gz", "xz"])
+def test_an_archive_that_expands_without_end_is_stopped(complaint, monkeypatch, pack):
+    monkeypatch.setattr(files, "ANY_RATIO", 1 << 20)
+    monkeypatch.setattr(files, "MAX_RATIO", 20)
+    text = complaint(PACK[pack](GOOD * 200_000))
+    assert text.startswith("t expands without end: 1,")
+    assert "bytes from the first" in text
+
+
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("limit, length", [(1, 1), (39_999, 39_999), (10**9, 40_000)])
+def test_a_limit_takes_the_first_records_or_all(read, pack, limit, length):
+    whole = rows(read(PACK[pack](LONG)))
+    assert rows(read(PACK[pack](LONG), limit=limit)) == whole[:length]
+
+
+def test_with_a_limit_no_more_is_read_than_it_asks_for(read, monkeypatch):
+    """So that a part of a trace of any length is at hand at once."""
+    monkeypatch.setattr(reading, "MAX_RECORDS", 1000)
+    told = []
+    assert len(read(LONG, limit=10, progress=lambda done, _: told.append(done))) == 10
+    assert told == [] or told[-1] < len(LONG)
+
+
+def test_a_stream_hands_on_all_records_in_pieces_however_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_RECORDS", 1000)
+    path = tmp_path / "long"
+    path.write_bytes(LONG)
+    lengths = [len(some.kinds) for some in workloads.stream(path)]
+    assert sum(lengths) == 40_000
+    assert max(lengths) <= files.CHUNK
 
 
 def test_text_of_another_kind_is_not_called_binary(complaint):
@@ -346,21 +383,21 @@ def test_text_of_another_kind_is_not_called_binary(complaint):
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(TraceError, match=r"/none cannot be opened: No such file or directory$"):
-        lackey.read(tmp_path / "none")
+        workloads.read(tmp_path / "none")
 
 
 def test_a_directory_is_refused(tmp_path):
     with pytest.raises(TraceError, match=r"is a directory; name a trace file$"):
-        lackey.read(tmp_path)
+        workloads.read(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TraceError, match=r"/pipe is not a regular file$"):
-        lackey.read(tmp_path / "pipe")
+        workloads.read(tmp_path / "pipe")
 
 
 def test_a_name_that_no_file_can_have_is_refused_on_one_line():
     with pytest.raises(TraceError, match=r"^a\\x00\\nb cannot be opened: embedded null byte$"):
-        lackey.read("a\0\nb")
+        workloads.read("a\0\nb")
