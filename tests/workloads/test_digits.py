@@ -45,6 +45,14 @@ def test_decimal_numbers_are_those_of_int_and_what_is_none_is_told(words):
         assert not fine or value == int(word)
 
 
+def test_as_many_digits_as_fit_are_taken_and_not_one_more():
+    text, starts, lengths = spans([b"1" * count for count in range(24)])
+    _, good = hexadecimal(text, starts + lengths, lengths)
+    assert np.flatnonzero(good).tolist() == list(range(1, 17))
+    _, good = decimal(text, starts, lengths)
+    assert np.flatnonzero(good).tolist() == list(range(1, 19))
+
+
 def test_each_of_the_256_bytes_is_a_hex_digit_exactly_when_it_is_one_of_22():
     words = [b"4" * before + bytes([byte]) + b"2" for byte in range(256) for before in (0, 6, 9)]
     text, starts, lengths = spans(words)
