@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 from kvmlab.base.addresses import PAGE_SIZE, parse_size
 from kvmlab.base.errors import BadChoice, TraceError
+from kvmlab.hardware.tlb import Geometry
 from kvmlab.kvm.policy import NAIVE
 from kvmlab.machine import DESIGNS, MMUS, Machine
 from kvmlab.study.costs import GRADED, CostTable, Cycles
@@ -34,6 +35,7 @@ class Options(TypedDict, total=False):
     guest_page: str | int
     host_page: str | int
     policy: str
+    geometry: Geometry
 
 
 @dataclass(frozen=True, slots=True)
