@@ -1,6 +1,7 @@
 """The options by which commands are told what events cost."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvmlab.base.errors import BadChoice
@@ -23,7 +24,7 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ROW=CYCLES",
-        help="one number of that table: cached, reference.LEVEL, exit or exit.REASON",
+        help="one number of that table: access, cached, reference.LEVEL, exit or exit.REASON",
     )
 
 
@@ -31,8 +32,12 @@ def prices(args: argparse.Namespace) -> "CostTable":
     """The table that the options ask for.  Raises `BadChoice` and `BadSize`."""
     from kvmlab.study.costs import model_named
 
-    table = model_named(args.costs)
-    for text in args.cost:
+    return edited(model_named(args.costs), args.cost)
+
+
+def edited(table: "CostTable", texts: Sequence[str]) -> "CostTable":
+    """``table`` with each ROW=CYCLES of ``texts``.  Raises `BadChoice` and `BadSize`."""
+    for text in texts:
         row, sign, number = text.partition("=")
         if not sign or not (number.isascii() and number.isdigit() and len(number) <= 18):
             raise BadChoice(f"cost {text[:60]!r} is not ROW=CYCLES, such as exit=1500")
