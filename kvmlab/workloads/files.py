@@ -27,6 +27,7 @@ MAX_RATIO = 4096  # unpacked bytes for a packed one: logs have 20 to 200, xz rea
 ANY_RATIO = 256 << 20  # bytes that a file may unpack to whatever its ratio
 XZ_MEMORY = 256 << 20  # bytes for one decoder; `xz -9` needs 65 MiB
 CHUNK = 1 << 18  # bytes unpacked at once
+HEAD = 1 << 14  # bytes by which a format is told
 MAX_LINE = 1 << 16  # bytes; a line of valgrind may quote a whole command
 SHOWN = 40  # bytes of a bad line that an error message shows
 
@@ -106,21 +107,6 @@ def beginning(pieces: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes
     while sum(map(len, held)) < size and (piece := next(pieces, None)) is not None:
         held.append(piece)
     return b"".join(held)[:size], chain(held, pieces)
-
-
-def whole_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same text, cut at ends of lines; the last line gets its newline if it lacks one."""
-    rest = b""
-    for piece in pieces:
-        lines, newline, tail = piece.rpartition(b"\n")
-        if newline:
-            yield rest + lines + newline
-            rest = b""
-        rest += tail
-        if len(rest) > MAX_LINE:
-            break  # too long already: hand it on as it is, to be refused
-    if rest:
-        yield rest + b"\n"
 
 
 def is_text(line: bytes) -> bool:

@@ -17,10 +17,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kvmlab.base.errors import TraceError
 from kvmlab.hardware.records import Kind
 from kvmlab.workloads.digits import Ints, Text, decimal, hexadecimal
-from kvmlab.workloads.files import MAX_LINE, Columns, excerpt, is_text, whole_lines
+from kvmlab.workloads.files import MAX_LINE, Columns, excerpt, is_text
+from kvmlab.workloads.lines import parse_lines
 from kvmlab.workloads.trace import acceptable, refusal
 
 EXAMPLE = "' L 1fff000778,8'"
@@ -39,15 +39,12 @@ _SKIPPED = re.compile(
 
 def parse(pieces: Iterator[bytes], shown: str) -> Iterator[Columns]:
     """The records of each piece of whole lines; raises `TraceError` at the first bad line."""
-    line = 1
-    for chunk in whole_lines(pieces):
-        columns = _columns(chunk) or _columns(_SKIPPED.sub(b"", chunk))
-        if columns is None:
-            for _ in pieces:  # a damaged gzip file shows it at its end: that is the better reason
-                pass
-            raise TraceError(f"{shown}, {_first_problem(chunk, line)}")
-        yield columns
-        line += chunk.count(b"\n")
+    return parse_lines(pieces, shown, _parsed, _problem)
+
+
+def _parsed(chunk: bytes) -> Columns | None:
+    """The records of whole lines; few pieces have lines to be skipped, so those are tried last."""
+    return _columns(chunk) or _columns(_SKIPPED.sub(b"", chunk))
 
 
 def _columns(chunk: bytes) -> Columns | None:
@@ -78,16 +75,8 @@ def _commas(text: Text, ends: Ints) -> Ints:
     return commas
 
 
-def _first_problem(chunk: bytes, line: int) -> str:
-    """What is wrong with the first bad line of a chunk that starts at `line`."""
-    problems = enumerate(map(_problem, chunk.removesuffix(b"\n").split(b"\n")), line)
-    return next(f"line {number}: {problem}" for number, problem in problems if problem)
-
-
 def _problem(line: bytes) -> str | None:
     """Why one line, given without its newline, is refused, or None if it is not."""
-    if len(line) > MAX_LINE:
-        return f"longer than {MAX_LINE:,} bytes; it starts {excerpt(line)}"
     if _SKIPPED.match(line + b"\n"):
         return None
     found = _RECORD.match(line + b"\n")

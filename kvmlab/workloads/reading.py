@@ -8,16 +8,24 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from kvmlab.base.errors import TraceError
-from kvmlab.workloads import lackey
-from kvmlab.workloads.files import Columns, Progress, beginning, opened, printable
+from kvmlab.workloads import champsim, dumps, dynamorio, lackey, maps
+from kvmlab.workloads.files import (
+    HEAD,
+    SHOWN,
+    Columns,
+    Progress,
+    beginning,
+    opened,
+    printable,
+)
 from kvmlab.workloads.trace import Trace
 
 MAX_RECORDS = 50_000_000  # of one trace in memory, 11 bytes each
-HEAD = 1 << 14  # bytes by which a format is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +38,21 @@ class Format:
     example: str  # of a record
 
 
-FORMATS = (Format("lackey", lambda _: True, lackey.parse, lackey.EXAMPLE),)
-"""In the order in which they are tried; what fits no other is refused in the last one's words."""
+FORMATS = (
+    Format("ChampSim", champsim.fits, champsim.parse, champsim.EXAMPLE),
+    Format("DynamoRIO view", dynamorio.fits, dynamorio.parse, dynamorio.EXAMPLE),
+    Format("lackey", lambda _: True, lackey.parse, lackey.EXAMPLE),
+)
+"""In the order in which they are tried; text that fits no other is refused in lackey's words."""
+
+_OTHERS = MappingProxyType(
+    {
+        b"\x7fELF": "is a program or a core dump (ELF)",
+        b"\x28\xb5\x2f\xfd": "is packed with zstd; pack it with xz or gzip, or not at all",
+        b"BZh": "is packed with bzip2; pack it with xz or gzip, or not at all",
+        b"PK\x03\x04": "is a zip archive; unpack it",
+    }
+)
 
 
 def read(
@@ -73,7 +94,7 @@ def stream(
     """
     with opened(path) as source:
         head, pieces = beginning(source.pieces(), HEAD)
-        chosen = next(one for one in FORMATS if one.fits(head))
+        chosen = format_of(head, source.shown)
         records = 0
         for some in chosen.parse(pieces, source.shown):
             records += len(some.kinds)
@@ -82,3 +103,23 @@ def stream(
                 progress(source.done, source.size)
         if not records:
             raise TraceError(f"{source.shown} holds no records such as {chosen.example}")
+
+
+def format_of(head: bytes, shown: str) -> Format:
+    """The format of a file whose contents begin with ``head``; raises `TraceError` for others."""
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            raise TraceError(f"{shown} {what}; a trace is wanted")
+    if maps.fits(head):
+        raise TraceError(
+            f"{shown} is a /proc/PID/maps: a layout, no trace; workloads.maps reads it"
+        )
+    if dumps.fits(head):
+        raise TraceError(f"{shown} is a dump of page tables, no trace; workloads.dumps reads it")
+    chosen = next(one for one in FORMATS if one.fits(head))
+    if chosen is FORMATS[-1] and b"\0" in head[:SHOWN]:
+        raise TraceError(
+            f"{shown} looks binary, with records of an unknown size: {champsim.EXAMPLE} can be"
+            " read; of DynamoRIO's traces, the text that its view tool prints"
+        )
+    return chosen
