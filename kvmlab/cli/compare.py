@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "trace",
         metavar="TRACE",
-        help="a trace of valgrind's lackey, of ChampSim or of DynamoRIO's view tool, plain, gzip or "
-        "xz; or sort or ls, which are shipped (a file of that name is ./sort)",
+        help="a trace of valgrind's lackey, of ChampSim or of DynamoRIO's view tool, plain, gzip "
+        "or xz; or sort or ls, which are shipped (a file of that name is ./sort)",
     )
     parser.add_argument(
         "--mmu",

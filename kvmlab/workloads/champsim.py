@@ -73,7 +73,7 @@ def _columns(records: NDArray[np.void], offset: int, shown: str) -> Columns:
     every = np.concatenate([fetch, reads, writes], axis=1)
     kinds = [Kind.FETCH] + 4 * [Kind.READ] + writes.shape[1] * [Kind.WRITE]
     ones = np.ones(len(every), np.uint64)
-    bad = (records["flags"] > 1).any(axis=1)
+    bad = (records["flags"] > 1).any(axis=1) | (records["ip"] == 0)
     bad |= ~acceptable(every, ones[:, None]).all(axis=1)
     if bad.any():
         row = int(np.argmax(bad))
@@ -81,7 +81,6 @@ def _columns(records: NDArray[np.void], offset: int, shown: str) -> Columns:
         place = f"record {offset // size + row}, offset {offset + row * size:#x}"
         raise TraceError(f"{shown}, {place}: {_problem(records[row], every[row])}")
     there = every != 0
-    there[:, 0] = True  # an instruction at address 0 would be one
     of_access = np.broadcast_to(np.array(kinds, np.uint8), every.shape)[there]
     addresses = every[there].astype(np.uint64)
     return Columns(of_access, addresses, np.ones(len(addresses), np.uint64))
@@ -92,4 +91,6 @@ def _problem(record: np.void, addresses: NDArray[np.uint64]) -> str:
     for name, flag in zip(("is_branch", "branch_taken"), record["flags"].tolist(), strict=True):
         if flag > 1:
             return f"{name} is {flag}, neither 0 nor 1: not a ChampSim record"
+    if not record["ip"]:
+        return "its instruction lies at address 0: not a ChampSim record"
     return next(why for one in addresses.tolist() if (why := refusal(one, 1)))

@@ -106,6 +106,7 @@ def test_a_file_that_ends_inside_a_record_is_refused_with_the_offset(complaint, 
         ({"ip": 0xFFFF_FFFF_8100_0000}, "address 0xffffffff81000000 is in the kernel's half"),
         ({"ip": 0x400000, "reads": [USER_END]}, "address 0x800000000000 is not canonical"),
         ({"ip": 0x400000, "writes": [0, 1 << 63]}, "address 0x8000000000000000 is not canonical"),
+        ({"ip": 0, "reads": [1]}, "its instruction lies at address 0: not a ChampSim record"),
         ({"ip": 0x400000, "taken": 7}, "is_branch is 7, neither 0 nor 1: not a ChampSim record"),
     ],
 )
