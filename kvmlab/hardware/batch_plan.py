@@ -196,7 +196,7 @@ def plan_pages(cpu: Cpu, pages: Ints) -> Plan:
         frame, verdicts = guest.frame, _verdicts(guest, _guest_refuses(cpu.controls))
     mask = refused = (verdicts & ALL).astype(np.uint8)
     if ctx.ept is not None:
-        final = reach(ctx.ept, cpu.ram, frame >> 12)
+        final = reach(ctx.ept, cpu.ram, frame >> 12, locator.found if locator else None)
         other = _final_verdicts(cpu, ctx.ept, guest, final)
         other &= ~((verdicts & ALL) << KINDS)  # what the guest's tables refuse goes no further
         frame, verdicts = final.frame, verdicts | other

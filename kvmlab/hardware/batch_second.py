@@ -16,6 +16,7 @@ from kvmlab.hardware.batch_tree import (
     Found,
     Home,
     References,
+    walk_on,
     walk_pages,
 )
 from kvmlab.hardware.ept import Ept
@@ -49,9 +50,10 @@ def four_roots(first_table: Callable[[int], int | None]) -> Roots:
     return roots
 
 
-def reach(ept: Ept, ram: Ram, pages: Ints) -> Found:
-    """Translate guest-physical page numbers."""
-    return walk_pages(ept.tables, one_root(ept.root, WIDTH), pages, ram)
+def reach(ept: Ept, ram: Ram, pages: Ints, before: Found | None = None) -> Found:
+    """Translate guest-physical page numbers; ``before`` is what came of others in this batch."""
+    found = walk_on(before, pages, ram) if before else None
+    return found or walk_pages(ept.tables, one_root(ept.root, WIDTH), pages, ram)
 
 
 def needed(ept: Ept, wants: int) -> int:
@@ -92,26 +94,19 @@ class Locator:
     def __init__(self, ept: Ept, ram: Ram) -> None:
         self._ept, self._ram = ept, ram
         self.tables: list[TablePages] = []  # a level each, from the top down
+        self.found: Found | None = None  # the last of them
+        self.unwritable = False  # a table lies where EPT lets nobody write: A cannot be set
 
     def __call__(self, addresses: Ints, wanted: Bools) -> Home:
         """Where the tables at guest-physical ``addresses`` lie."""
         gpa = np.where(wanted, addresses, 0)
-        found = reach(self._ept, self._ram, gpa >> 12)
-        wants = needed(self._ept, self._ept.table_access)
-        granted = wanted & found.arrived & (wants & ~found.rights() == 0)
+        self.found = found = reach(self._ept, self._ram, gpa >> 12, self.found)
+        wants, rights = needed(self._ept, self._ept.table_access), found.rights()
+        granted = wanted & found.arrived & (wants & ~rights == 0)
         self.tables.append(TablePages(found, granted))
-
-        def count(weights: Ints, references: References) -> None:
-            found.count(weights, references)
-
-        return Home(found.frame | gpa & 0xFFF, ~granted & wanted, count)
-
-    @property
-    def unwritable(self) -> bool:
-        """Whether a table was found where EPT lets nobody write: its A bits cannot be set."""
-        return any(
-            bool((one.granted & (one.found.rights() & WRITE == 0)).any()) for one in self.tables
-        )
+        if not wants & WRITE:
+            self.unwritable |= bool((granted & (rights & WRITE == 0)).any())
+        return Home(found.frame | gpa & 0xFFF, ~granted & wanted, found.count)
 
 
 def due(ept: Ept, found: Found, used: Bools, written: Bools) -> tuple[bool, bool]:

@@ -19,6 +19,8 @@ from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, distinct, occurrence
 from kvmlab.hardware.batch_traits import TRAITS, Traits
 from kvmlab.hardware.formats import XD, Row, Tables
 from kvmlab.hardware.ram import Ram
+from kvmlab.hardware.records import Verdict
+from kvmlab.hardware.walker import judge
 
 References = Counter[tuple[str, int]]
 """How many entries were read, by whose table it is and its level."""
@@ -26,6 +28,8 @@ References = Counter[tuple[str, int]]
 # What became of a row: it goes on below, it arrived, or why it stopped.
 TABLE, LEAF, ABSENT, RESERVED, FOREIGN, WIDTH = range(6)
 WHY = ("", "", "absent", "reserved", "", "width")
+
+_EPT_DECIDING = 7 | 7 << 3 | 1 << 10  # rights and memory type of an entry of EPT
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class Found:
     levels: list[Level]  # from the top down
     state: State
     frame: Ints  # the 4 KiB page that each page is translated to
+    last: tuple[Ints, State]  # the rows above the last level: prefixes, rising, and their state
 
     @property
     def arrived(self) -> Bools:
@@ -103,7 +108,10 @@ class Found:
 
     def judged(self, judge: Callable[[Traits], int]) -> Ints:
         """What ``judge`` says of each page; it is asked once for all pages of the same traits."""
-        traits, said = self.traits(), np.zeros(TRAITS, np.int64)
+        traits = self.traits()
+        if (traits == traits[0]).all():
+            return np.full(len(traits), judge(Traits(self.tables, int(traits[0]))))
+        said = np.zeros(TRAITS, np.int64)
         for number in np.flatnonzero(occurrences(traits, TRAITS)).tolist():
             said[number] = judge(Traits(self.tables, number))
         return said.take(traits)
@@ -171,9 +179,27 @@ def walk_pages(
     state = State(why, np.full(len(base), tables.rows[0].level, np.uint8), ~zero, zero, base)
     levels = []
     for row in tables.rows:
-        level, state = _descend(tables, row, prefixes.pop(), parents.pop(), state, ram, locate)
+        last, prefix = (above, state), prefixes.pop()
+        level, state = _descend(tables, row, prefix, parents.pop(), state, ram, locate)
         levels.append(level)
-    return Found(tables, levels, state, _frames(tables, state, pages))
+        above = prefix
+    return Found(tables, levels, state, _frames(tables, state, pages), last)
+
+
+def walk_on(found: Found, pages: Ints, ram: Ram) -> Found | None:
+    """Translate page numbers of regions that ``found`` went through: their last level is read.
+
+    None where it went not through all of them.  The levels above are those of ``found``; what
+    `locate` did for it is not done again, so this is for tables that need none.
+    """
+    (regions, state), row = found.last, found.tables.rows[-1]
+    region = pages >> row.index_mask.bit_length()
+    parent = np.minimum(regions.searchsorted(region), len(regions) - 1)
+    if (regions.take(parent) != region).any():
+        return None
+    level, under = _descend(found.tables, row, pages, parent, state, ram, None)
+    levels = [*found.levels[:-1], level]
+    return Found(found.tables, levels, under, _frames(found.tables, under, pages), found.last)
 
 
 def _descend(
@@ -220,6 +246,30 @@ def _descend(
 
 def _judge(tables: Tables, row: Row, entry: Ints) -> State:
     """`walker.judge` and the address of what is below, for many entries."""
+    alike = _alike(tables, row, entry)
+    if alike is None:
+        return _judge_each(tables, row, entry)
+    base = entry & (row.page_address if alike == LEAF else row.table_address)
+    if alike == LEAF and row.page_high:
+        base |= (entry & row.page_high) << 19
+    why = np.full(len(entry), alike, np.uint8)
+    return State(why, np.full(len(entry), row.level, np.uint8), entry, entry, base)
+
+
+def _alike(tables: Tables, row: Row, entry: Ints) -> int | None:
+    """`TABLE` or `LEAF` where all of these entries are the same, as those of most programs are.
+
+    Where they agree in the bits that decide, all of them together are judged as one.
+    """
+    some, every = int(np.bitwise_or.reduce(entry)), int(np.bitwise_and.reduce(entry))
+    deciding = row.present | row.leaf | (_EPT_DECIDING if tables.bad_rights else 0)
+    if (some ^ every) & deciding:
+        return None
+    verdict = judge(tables, row, some)
+    return {Verdict.TABLE: TABLE, Verdict.LEAF: LEAF}.get(verdict)
+
+
+def _judge_each(tables: Tables, row: Row, entry: Ints) -> State:
     absent = entry & signed(row.present) == 0
     leaf = np.full(len(entry), fill_value=True) if row.always_leaf else entry & row.leaf != 0
     page = entry & row.page_address
