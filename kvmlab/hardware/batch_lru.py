@@ -17,19 +17,24 @@ All sets go through the stages together, one behind the other in one array: tags
 sets differ, so nothing can match across a border.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmlab.hardware.batch_pages import Ints
+from kvmlab.hardware.batch_pages import Ints, chunks
 
 FEW = 8
 """Where less than one in so many is answered by a stage, those are passed over and not cut out."""
 
-_EMPTY = -(1 << 30)
+NOTHING = -(1 << 30)
+"""In place of a tag where none is held."""
 _FAR = 1 << 31
-_BACK = 4  # how far back one looks for a repetition: measured
+_CHUNK = 1 << 17  # references that are looked through for repetitions at a time
+_ENOUGH = 1 << 16  # of what is left of them is worth a cascade: its tags cost each one
+_SAMPLE = 1 << 12
+_NEAR, _FURTHER = 2, 5  # how far back one looks for a repetition: measured
 Tags = NDArray[np.int64 | np.int32]
 Distances = NDArray[np.unsignedinteger[Any]]
 
@@ -42,27 +47,52 @@ class LruArray:
 
     def __init__(self, sets: int, ways: int) -> None:
         self.sets, self.ways = sets, ways
-        empty = _EMPTY + np.arange(sets * ways, dtype=np.int64)  # tags that no reference has
-        self.held: Ints = empty.reshape(sets, ways)  # the most recent first
+        self.held: Ints = np.full((sets, ways), NOTHING)  # the most recent first
+        self._kind = np.dtype(np.uint8 if ways < 1 << 8 else np.uint16)
 
     def feed(self, tags: Ints) -> Distances:
         """Refer to ``tags`` (not negative) in order; the stack distance of each.
 
         Distances of 0 to ``ways`` - 1 are hits; ``ways`` is a miss, after which the tag is held.
         """
-        distance: Distances = np.zeros(len(tags), np.uint8 if self.ways < 1 << 8 else np.uint16)
-        if len(tags):
-            base = self._base(tags)
-            narrow = tags if base is None else (tags - base).astype(np.int32)
-            place = self._not_repeated(narrow)
-            some = narrow if place is None else narrow.take(place)
-            self.held -= (base or 0) * (self.held >= 0)
-            found = self._cascade(some, distance.dtype)
-            self.held += (base or 0) * (self.held >= 0)
-            if place is None:
-                return found
-            distance[place] = found
+        place = not_repeated(tags, self.sets)
+        if place is None:
+            return self.refer(tags)
+        distance: Distances = np.zeros(len(tags), self._kind)
+        distance[place] = self.refer(tags.take(place))
         return distance
+
+    def misses(self, count: int, tags_of: Callable[[slice], Ints]) -> Ints:
+        """Refer to ``count`` tags in order; which of them were not held, rising.
+
+        ``tags_of`` gives a part of them: they need not be in memory all at once.
+        """
+        missed: list[Ints] = []
+        waiting: list[tuple[int, Ints, Ints | None]] = []
+        for part in chunks(count, _CHUNK):
+            tags = tags_of(part)
+            place = not_repeated(tags, self.sets)
+            waiting.append((part.start, tags if place is None else tags.take(place), place))
+            if part.stop == count or sum(len(one[1]) for one in waiting) >= _ENOUGH:
+                distances = self.refer(_joined([one[1] for one in waiting]))
+                for start, tags, place in waiting:
+                    found = np.flatnonzero(distances[: len(tags)] == self.ways)
+                    distances = distances[len(tags) :]
+                    missed.append((found if place is None else place.take(found)) + start)
+                waiting = []
+        return _joined(missed) if missed else np.zeros(0, np.int64)
+
+    def refer(self, tags: Ints) -> Distances:
+        """As `feed`, for tags of which `not_repeated` has taken out what it finds."""
+        if not len(tags):
+            return np.zeros(0, self._kind)
+        base = self._base(tags)
+        if base is None:
+            return self._cascade(tags)
+        self.held -= base * (self.held >= 0)
+        found = self._cascade((tags - base).astype(np.int32))
+        self.held += base * (self.held >= 0)
+        return found
 
     def _base(self, tags: Ints) -> int | None:
         """What to take from all tags so that 32 bits hold them (half the memory, half the time).
@@ -74,53 +104,69 @@ class LruArray:
         high = int(max(tags.max(), real.max(initial=0)))
         return low if high - low < _FAR else None
 
-    def _not_repeated(self, tags: Tags) -> Ints | None:
-        """The references that are not to the tag which their set was asked for the last time.
-
-        Not all of them: the last few references are looked at, of all sets, which finds most of
-        a program's.  What is left out has distance 0 and changes nothing.  None: all are left.
-        """
-        fresh = np.ones(len(tags), np.bool_)
-        np.not_equal(tags[1:], tags[:-1], out=fresh[1:])
-        place = np.flatnonzero(fresh)
-        if (len(tags) - len(place)) * FEW < len(tags):
-            return None  # chance, not a program: not worth looking further
-        left = tags.take(place)
-        own = (left & self.sets - 1).astype(self._narrow)
-        new = np.ones(len(left), np.bool_)
-        clear = np.ones(len(left), np.bool_)  # of its set: all references in between
-        for back in range(2, min(_BACK, len(left) - 1) + 1):
-            clear[back:] &= own[back:] != own[1 : 1 - back]
-            new[back:] &= ~((left[back:] == left[:-back]) & clear[back:])
-        return place.take(np.flatnonzero(new))
-
-    def _cascade(self, tags: Tags, kind: np.dtype[Any]) -> Distances:
+    def _cascade(self, tags: Tags) -> Distances:
         """The distance of each of ``tags``."""
         own = np.arange(self.sets, dtype=np.int64)
         before = self.held[:, ::-1].reshape(-1)  # what is held, referred to again, oldest first
+        before = before.take(np.flatnonzero(before >= 0))
         probes = -1 - own  # at the end of each set: they show what is held then
-        sets = (np.repeat(own, self.ways), tags & self.sets - 1, own)
-        narrow = np.concatenate(sets, dtype=self._narrow, casting="unsafe")
+        sets = (before & self.sets - 1, tags & self.sets - 1, own)
+        narrow = np.concatenate(sets, dtype=_narrow(self.sets), casting="unsafe")
         order = np.argsort(narrow, kind="stable")  # of bytes: a radix sort
         every = np.concatenate((before, tags, probes), dtype=tags.dtype, casting="unsafe")
         every = every.take(order)
         ends = np.flatnonzero(order >= len(before) + len(tags))
-        found = np.full(len(every), self.ways, kind)  # a miss, unless a stage answers
+        found = np.full(len(every), self.ways, self._kind)  # a miss, unless a stage answers
         left = _Left(every, order, ends, self.ways)
         for stage in range(self.ways):
             holds = left.holds()
-            self.held[:, stage] = holds.take(left.ends)
+            last = holds.take(left.ends)
+            real = (last >= 0) & (last & self.sets - 1 == own)  # not of the set before
+            self.held[:, stage] = np.where(real, last, NOTHING)
             hits = np.flatnonzero(left.tag == holds)
             if len(hits):
                 found[left.origin.take(hits)] = stage
             left.leave_out(hits)
         return found[len(before) : len(before) + len(tags)]
 
-    @property
-    def _narrow(self) -> type[np.uint8] | type[np.uint16] | type[np.int64]:
-        if self.sets <= 1 << 8:
-            return np.uint8
-        return np.uint16 if self.sets <= 1 << 16 else np.int64
+
+def not_repeated(tags: Ints, sets: int) -> Ints | None:
+    """The references that are not to the tag which their set was asked for the last time.
+
+    Not all of them: the last few references are looked at, of all sets, which finds most of
+    a program's.  What is left out has distance 0 and changes nothing, so what is left is looked
+    through again, and reaches further.  None: all are left.
+    """
+    some = tags[:_SAMPLE]
+    if (len(some) - len(_fresh(some, sets, _NEAR))) * FEW < len(some):
+        return None  # chance, not a program: not worth looking at all of them
+    place = _fresh(tags, sets, _NEAR)
+    return place.take(_fresh(tags.take(place), sets, _FURTHER))
+
+
+def _fresh(tags: Ints, sets: int, reach: int) -> Ints:
+    """References that repeat none of the last ``reach``, with their set left alone since."""
+    own = np.bitwise_and(tags.astype(_narrow(sets)), sets - 1)
+    again = np.zeros(len(tags), np.bool_)
+    np.equal(tags[1:], tags[:-1], out=again[1:])
+    clear = np.ones(len(tags), np.bool_)  # of its set: all references in between
+    for back in range(2, min(reach, len(tags) - 1) + 1):
+        clear[back:] &= own[back:] != own[1 : 1 - back]
+        same = tags[back:] == tags[:-back]
+        same &= clear[back:]
+        again[back:] |= same
+    return np.flatnonzero(~again)
+
+
+def _joined(parts: list[Ints]) -> Ints:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _narrow(sets: int) -> type[np.uint8] | type[np.uint16] | type[np.int64]:
+    """The smallest type that tells so many sets apart."""
+    if sets <= 1 << 8:
+        return np.uint8
+    return np.uint16 if sets <= 1 << 16 else np.int64
 
 
 class _Left:
@@ -137,7 +183,7 @@ class _Left:
         A stage is a view of the row, one further to the left than the stage before.
         """
         self._row = np.empty(len(pushed) + self._ways, pushed.dtype)
-        self._row[: self._ways] = _EMPTY - 1
+        self._row[: self._ways] = NOTHING
         self._row[self._ways :] = pushed
         self._start = self._ways
         self._passed = np.zeros(0, np.int64)  # answered, but still there

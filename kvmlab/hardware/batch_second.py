@@ -15,7 +15,6 @@ from kvmlab.hardware.batch_tree import (
     WIDTH,
     Found,
     Home,
-    References,
     walk_on,
     walk_pages,
 )

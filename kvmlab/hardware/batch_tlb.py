@@ -7,13 +7,15 @@ Paging-structure caches and the nested TLB are not here: what they save is count
 path, which serves every miss of a replay (study/batches.py).
 """
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvmlab.hardware.batch_lru import LruArray
-from kvmlab.hardware.batch_pages import Bools, Bytes, Ints
+from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, chunks
 from kvmlab.hardware.tlb import UNIFIED, ArrayShape, Geometry
 
 MISS, L1, L2 = range(3)
@@ -22,8 +24,7 @@ MISS, L1, L2 = range(3)
 SPACES = 1 << 12
 """How many address spaces may be told apart."""
 
-_CHUNK = 1 << 17  # of lookups
-_SECOND = 1 << 16  # lookups that the second level waits for: its 1536 tags cost each batch
+_PART = 1 << 19  # of lookups: what misses the first level of these goes on to the second
 _SIZE_BITS, _SPACE_BITS = 45, 48  # in a tag: above the page number its size, then its space
 _SIZES = (12, 21, 22, 30)
 
@@ -51,77 +52,98 @@ class BatchTlb:
         """
         gva = np.ascontiguousarray(addresses).view(np.int64)
         where = np.full(len(gva), L1, np.uint8)
-        waiting: list[Ints] = []
-        for start in range(0, len(gva), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            tags = _tags(gva[part], _part(shifts, part), _part(spaces, part))
-            missed = self._first(tags, _part(shifts, part), _part(fetch, part))
-            missed += start
-            waiting.append(missed)
-            last = start + _CHUNK >= len(gva)
-            if last or sum(map(len, waiting)) >= _SECOND:
-                some = np.concatenate(waiting)
-                size, space = _pick(shifts, some), _pick(spaces, some)
-                tags = _tags(gva.take(some), size, space)
-                where[some] = np.where(self._missed(self._second, tags, size), MISS, L2)
-                waiting = []
+        asked = _Asked(gva, shifts, fetch if self._fetch is not self._data else False, spaces)
+        for part in chunks(len(gva), _PART):
+            self._lookups(asked.part(part), where[part])
         return where
+
+    def _lookups(self, asked: "_Asked", where: Bytes) -> None:
+        """Write ``where`` these are found, which is in L1 so far."""
+        if isinstance(asked.fetch, bool):
+            missed = self._missed(self._fetch if asked.fetch else self._data, asked)
+        else:
+            data, fetches = np.flatnonzero(~asked.fetch), np.flatnonzero(asked.fetch)
+            sides = (
+                data.take(self._missed(self._data, asked.part(data))),
+                fetches.take(self._missed(self._fetch, asked.part(fetches))),
+            )
+            missed = np.sort(np.concatenate(sides))
+        where[missed] = L2
+        where[missed.take(self._missed(self._second, asked.part(missed)))] = MISS
 
     def arrays(self) -> list[LruArray]:
         """The cascade of each array once, in the order of `tlb.Tlb.arrays`."""
         fetch = [] if self._fetch is self._data else self._fetch
         return [one.tags for one in (*self._data, *fetch, *self._second)]
 
-    def _first(self, tags: Ints, shifts: Bytes | int, fetch: Bools | bool) -> Ints:
-        """Which lookups miss the first level."""
-        if self._fetch is self._data or isinstance(fetch, bool):
-            side = self._fetch if fetch is True else self._data
-            return np.flatnonzero(self._missed(side, tags, shifts))
-        missed = []
-        for side, of_side in ((self._data, ~fetch), (self._fetch, fetch)):
-            some = np.flatnonzero(of_side)
-            found = self._missed(side, tags.take(some), _pick(shifts, some))
-            missed.append(some.take(np.flatnonzero(found)))
-        return np.sort(np.concatenate(missed))
-
     @staticmethod
-    def _missed(arrays: "list[_Array]", tags: Ints, shifts: Bytes | int) -> Bools:
-        """Which of ``tags`` none of ``arrays`` holds; each page size has one array."""
-        missed = np.ones(len(tags), np.bool_)
+    def _missed(arrays: "list[_Array]", asked: "_Asked") -> Ints:
+        """Which lookups none of ``arrays`` answers, rising; each page size has one array."""
         left: tuple[int, ...] = _SIZES
+        missed: list[Ints] = []
         for array in arrays:
             sizes = [size for size in left if size in array.shape.shifts]
             left = tuple(size for size in left if size not in sizes)
-            if isinstance(shifts, int):
-                if shifts in sizes:
-                    return np.equal(array.tags.feed(tags), array.shape.ways)
-            elif sizes:
-                some = np.flatnonzero(np.isin(shifts, sizes))
-                missed[some] = array.tags.feed(tags.take(some)) == array.shape.ways
-        return missed
+            some = asked.of_sizes(sizes)
+            if some is None:
+                return array.missed(asked)
+            if len(some):
+                missed.append(some.take(array.missed(asked.part(some))))
+        nowhere = asked.of_sizes(left)
+        missed.append(np.arange(len(asked.gva)) if nowhere is None else nowhere)
+        return np.sort(np.concatenate(missed), kind="stable")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Some lookups: what each asks for, or all of them."""
+
+    gva: Ints
+    shifts: Bytes | int
+    fetch: Bools | bool
+    spaces: Ints | int
+
+    def part(self, some: Ints | slice) -> "_Asked":
+        """Those at ``some``."""
+        return _Asked(
+            _pick(self.gva, some),
+            _pick(self.shifts, some),
+            _pick(self.fetch, some),
+            _pick(self.spaces, some),
+        )
+
+    def of_sizes(self, sizes: Collection[int]) -> Ints | None:
+        """Which of them are to pages of these sizes; None: all."""
+        if isinstance(self.shifts, int):
+            return None if self.shifts in sizes else np.zeros(0, np.int64)
+        return np.flatnonzero(np.isin(self.shifts, list(sizes)))
+
+    def tags(self, part: slice) -> Ints:
+        """Page number, page size and address space in one number; the low bits choose the set."""
+        sizes = self.shifts if isinstance(self.shifts, int) else self.shifts[part].astype(np.int64)
+        spaces = self.spaces if isinstance(self.spaces, int) else self.spaces[part]
+        tags: Ints = self.gva[part] >> sizes
+        tags &= (1 << _SIZE_BITS) - 1
+        code = (sizes - 12) // 9  # 12, 21 and 30 as 0, 1 and 2; 22 is 1 too, and never meets 21
+        if not isinstance(code, int) or code:
+            tags |= code << _SIZE_BITS
+        if not isinstance(spaces, int) or spaces:
+            tags |= spaces << _SPACE_BITS
+        return tags
 
 
 class _Array:
+    """One array of a TLB."""
+
     def __init__(self, shape: ArrayShape) -> None:
         self.shape, self.tags = shape, LruArray(shape.sets, shape.ways)
 
-
-def _tags(gva: Ints, shifts: Bytes | int, spaces: Ints | int) -> Ints:
-    """Page number, page size and address space in one number; the low bits choose the set."""
-    sizes = np.asarray(shifts, np.int64)
-    tags: Ints = gva >> sizes
-    tags &= (1 << _SIZE_BITS) - 1
-    code = (sizes - 12) // 9  # 12, 21 and 30 as 0, 1 and 2; 22 is 1 too, and never meets 21
-    if code.any():
-        tags |= code << _SIZE_BITS
-    if not isinstance(spaces, int) or spaces:
-        tags |= np.asarray(spaces, np.int64) << _SPACE_BITS
-    return tags
+    def missed(self, asked: _Asked) -> Ints:
+        """Look all of these up, and fill after each miss: which are not found, rising."""
+        return self.tags.misses(len(asked.gva), asked.tags)
 
 
-def _part(values: Any, part: slice) -> Any:  # noqa: ANN401  an array of any type, or one value
-    return values if isinstance(values, int) else values[part]
-
-
-def _pick(values: Any, some: Ints) -> Any:  # noqa: ANN401
-    return values if isinstance(values, int) else values.take(some)
+def _pick(values: Any, some: Ints | slice) -> Any:  # noqa: ANN401  an array of any type, or one value
+    if isinstance(values, int):
+        return values
+    return values[some] if isinstance(some, slice) else values.take(some)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmlab.hardware import batch_lru, batch_tlb
 from kvmlab.hardware.batch_lru import LruArray
 from kvmlab.hardware.batch_tlb import BatchTlb
 from kvmlab.hardware.tlb import (
@@ -114,6 +115,20 @@ def test_each_lookup_is_found_where_the_scalar_tlb_finds_it(geometry, asked, cut
     for part in np.array_split(np.arange(len(rows)), cut):
         found += batch.lookups(*(one[part] for one in arrays)).tolist()
     assert [WHERE[one] for one in found] == expected
+
+
+def test_lookups_that_are_looked_at_in_parts(monkeypatch):
+    """Sizes, sides and spaces of each part are its own."""
+    rng = np.random.default_rng(4)
+    shifts, fetch = rng.choice([12, 12, 21], 3000).astype(np.uint8), rng.random(3000) < 0.3
+    columns = (rng.integers(0, 300, 3000) << 15).astype(np.uint64), shifts, fetch
+    spaces = rng.integers(0, 2, 3000)
+    whole = BatchTlb(SKYLAKE).lookups(*columns, spaces)
+    monkeypatch.setattr(batch_tlb, "_PART", 700)
+    monkeypatch.setattr(batch_lru, "_CHUNK", 64)
+    monkeypatch.setattr(batch_lru, "_ENOUGH", 100)
+    assert (BatchTlb(SKYLAKE).lookups(*columns, spaces) == whole).all()
+    assert len(np.unique(whole)) == 3
 
 
 def test_a_long_series_in_one_call_and_one_page_size():
