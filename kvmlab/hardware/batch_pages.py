@@ -22,6 +22,7 @@ CHUNK = 1 << 15
 _WINDOW_BITS = 12  # pages of one window: 16 MiB of addresses
 _MOST_WINDOWS = 1 << 24  # that a table is made for: all of a 48-bit address space
 _DENSE = 1 << 16
+_SORTED = 1 << 10  # fewer addresses than that are sorted sooner
 
 
 def chunks(count: int, size: int = CHUNK) -> Iterator[slice]:
@@ -49,9 +50,14 @@ class Keys:
     counts: Ints
 
 
-def page_keys(addresses: Ints, mask: int) -> Keys:
-    """Keys for the pages of canonical ``addresses``; ``mask`` keeps a page number's own bits."""
-    low, high = _span(addresses, mask)
+def page_keys(addresses: Ints, mask: int, ends: tuple[int, int] | None = None) -> Keys:
+    """Keys for the pages of canonical ``addresses``; ``mask`` keeps a page number's own bits.
+
+    ``ends`` are the lowest and the highest address, where somebody knows them.
+    """
+    if len(addresses) < _SORTED:
+        return _sorted_keys(addresses, mask)
+    low, high = _span(ends or (int(addresses.min()), int(addresses.max())), mask)
     keys = np.empty(len(addresses), np.int64)
     if high - low < max(_DENSE, 4 * len(addresses)):
         for part in chunks(len(addresses)):
@@ -62,11 +68,7 @@ def page_keys(addresses: Ints, mask: int) -> Keys:
         windows = _window_keys(addresses, mask, low, high, keys)
         if len(windows) << _WINDOW_BITS < max(_DENSE, 16 * len(addresses)):
             return _counted(keys, (len(windows) << _WINDOW_BITS) + 1, windows, 0)
-    numbers, inverse, counts = np.unique(
-        addresses >> 12 & mask, return_inverse=True, return_counts=True
-    )
-    every = np.arange(len(numbers), dtype=np.int64)
-    return Keys(inverse.astype(np.int64), len(numbers), every, numbers, counts)
+    return _sorted_keys(addresses, mask)
 
 
 def occurrences(numbers: Ints, size: int, weights: Ints | None = None) -> Ints:
@@ -76,6 +78,16 @@ def occurrences(numbers: Ints, size: int, weights: Ints | None = None) -> Ints:
     """
     found = np.bincount(numbers.astype(np.intp, copy=False), weights, minlength=size)
     return found.astype(np.int64, copy=False)
+
+
+def holds(rows: Bools | Bytes) -> bool:
+    """Whether it is so anywhere (a third of the time that `any` takes for a few rows)."""
+    return bool(np.count_nonzero(rows))
+
+
+def holds_all(rows: Bools) -> bool:
+    """Whether it is so everywhere."""
+    return bool(np.count_nonzero(rows) == len(rows))
 
 
 def distinct(numbers: Ints) -> tuple[Ints, Ints]:
@@ -94,21 +106,30 @@ def distinct(numbers: Ints) -> tuple[Ints, Ints]:
     return found + low, place.take(offsets)
 
 
+def _sorted_keys(addresses: Ints, mask: int) -> Keys:
+    """Keys for a few addresses, or for such as lie all over the place."""
+    numbers, inverse, counts = np.unique(
+        addresses >> 12 & mask, return_inverse=True, return_counts=True
+    )
+    every = np.arange(len(numbers), dtype=np.int64)
+    return Keys(inverse.astype(np.int64), len(numbers), every, numbers, counts)
+
+
 def _page_numbers(addresses: Ints, mask: int, out: Ints) -> None:
     np.right_shift(addresses, 12, out=out)
     np.bitwise_and(out, mask, out=out)  # the high half would be negative
 
 
-def _span(addresses: Ints, mask: int) -> tuple[int, int]:
-    """The lowest and the highest page number."""
-    low, high = int(addresses.min()), int(addresses.max())
+def _span(ends: tuple[int, int], mask: int) -> tuple[int, int]:
+    """The lowest and the highest page number of addresses between these."""
+    low, high = ends
     if low < 0 <= high:  # both halves
         return 0, mask
     return low >> 12 & mask, high >> 12 & mask
 
 
 def _window_keys(addresses: Ints, mask: int, low: int, high: int, keys: Ints) -> Ints:
-    """Number the windows in the order of their first access; returns which they are.
+    """Number the windows as they are met; returns which they are.
 
     What turns a page number into its key is the same for all pages of a window, so one lookup
     and one addition do it.  The key 0 stays free: no window then has 0 for that difference.
@@ -122,8 +143,11 @@ def _window_keys(addresses: Ints, mask: int, low: int, high: int, keys: Ints) ->
         window = page >> _WINDOW_BITS
         window -= first
         difference = to_key.take(window)
-        if not difference.all():
-            fresh = np.unique(window.take(np.flatnonzero(difference == 0))) + first
+        if np.count_nonzero(difference) != len(difference):
+            unknown = window.take(np.flatnonzero(difference == 0))
+            place = np.arange(len(unknown), dtype=np.int64)
+            to_key[unknown] = place  # of those that are alike the last place stays
+            fresh = unknown.take(np.flatnonzero(to_key.take(unknown) == place)) + first
             number = np.arange(len(windows), len(windows) + len(fresh))
             to_key[fresh - first] = (number - fresh << _WINDOW_BITS) + 1
             windows = np.append(windows, fresh)
@@ -136,7 +160,7 @@ def _counted(keys: Ints, size: int, windows: Ints | None, low: int) -> Keys:
     counts = np.zeros(size, np.int64)
     for part in chunks(len(keys), max(CHUNK, 4 * size)):
         counts += occurrences(keys[part], size)
-    used = np.flatnonzero(counts).astype(np.int64)
+    used = np.flatnonzero(counts != 0).astype(np.int64)  # bytes are looked through faster
     if windows is None:
         numbers = used + low
     else:

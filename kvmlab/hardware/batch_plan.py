@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvmlab.hardware import permissions
-from kvmlab.hardware.batch_pages import Bools, Bytes, Ints
+from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, holds
 from kvmlab.hardware.batch_second import Locator, due, four_roots, needed, one_root, reach, refusal
 from kvmlab.hardware.batch_traits import Traits
 from kvmlab.hardware.batch_tree import (
@@ -68,10 +68,10 @@ class Plan:
             return True
         owed = [self._guest_due(asked)]
         if ept:
-            used, written = self._final_rows(asked)
-            pairs = [due(ept, self.final, used, written)] if self.final else []
             tables = self.locator.tables if self.locator else []
-            pairs += [due(ept, one.found, one.granted, one.granted) for one in tables]
+            pairs = [one.due for one in tables]
+            if self.final:
+                pairs.append(due(ept, self.final, *self._final_rows(asked)))
             if ept.pml and any(dirty for _, dirty in pairs):
                 return True
             owed += [accessed or dirty for accessed, dirty in pairs]
@@ -80,13 +80,12 @@ class Plan:
     def mark(self, asked: Bytes) -> None:
         """Set the A and D bits of all accesses; ``asked`` has the kinds made to each page."""
         ram, ept = self.cpu.ram, self.cpu.context.ept
-        if self.locator and ept and ept.accessed_dirty:
-            for tables in self.locator.tables:
-                if any(due(ept, tables.found, tables.granted, tables.granted)):
-                    tables.mark(ram)
-        if self.guest and asked.any():
+        for tables in self.locator.tables if self.locator else ():
+            if any(tables.due):
+                tables.mark(ram)
+        if self.guest and holds(asked & ~self.guest_mask):
             self.guest.mark(ram, *self._guest_rows(asked))
-        if self.final and ept and ept.accessed_dirty and asked.any():
+        if self.final and ept and ept.accessed_dirty and holds(asked & ~self.mask):
             self.final.mark(ram, *self._final_rows(asked))
 
     def count(self, accesses: Ints, passed: Ints) -> References:
@@ -165,11 +164,11 @@ class Plan:
         return passed != 0, passed & WRITES != 0
 
     def _guest_due(self, asked: Bytes) -> bool:
-        if not self.guest:
+        if not self.guest or not holds(asked & ~self.guest_mask):
             return False
         used, written = self._guest_rows(asked)
         owed = used & self.guest.lacks_accessed() | written & self.guest.lacks_dirty()
-        return bool(owed.any())
+        return holds(owed)
 
     def _shared_tables(self) -> bool:
         """Whether a frame of tables is read in two ways that do not agree on A and D bits."""
@@ -262,4 +261,4 @@ def _ept_wants(kind: Kind, user_page: int, cpu: Cpu) -> int:
 def _meet(some: list[Ints], others: list[Ints]) -> bool:
     if not some or not others:
         return False
-    return bool(np.isin(np.concatenate(some), np.concatenate(others)).any())
+    return holds(np.isin(np.concatenate(some), np.concatenate(others)))

@@ -12,7 +12,6 @@ import numpy as np
 from kvmlab.hardware.batch_lru import LruArray
 from kvmlab.hardware.batch_pages import Bytes, Ints, Keys, occurrences, page_keys
 from kvmlab.hardware.batch_plan import MARK, REFUSED, Plan, plan_pages
-from kvmlab.hardware.batch_second import due
 from kvmlab.hardware.batch_tlb import MISS, BatchTlb
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import CR4_PGE, CR4_PKE, CR4_PKS
@@ -63,11 +62,9 @@ def _quiet(plan: Plan, keys: Keys, kinds: Bytes) -> int:
 
 def _settled(plan: Plan) -> bool:
     """Whether no way to a guest table has A or D to set, and all translations are of 4 KiB."""
-    ept, guest = plan.cpu.context.ept, plan.guest
-    if ept and plan.locator:
-        for one in plan.locator.tables:
-            if any(due(ept, one.found, one.granted, one.granted)):
-                return False
+    guest = plan.guest
+    if plan.locator and any(any(one.due) for one in plan.locator.tables):
+        return False
     small = guest is not None and guest.state.level == 1
     if plan.final:
         small = small | (plan.final.state.level == 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvmlab.hardware.batch_pages import Bools, Bytes, Ints
+from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, holds
 from kvmlab.hardware.batch_traits import Traits
 from kvmlab.hardware.batch_tree import (
     ABSENT,
@@ -77,10 +77,11 @@ def refusal(ept: Ept, found: Found, row: int, gpa: int, wants: int) -> Fault:
 
 @dataclass(slots=True)
 class TablePages:
-    """Guest tables of one level, found through EPT; A and D of the way there are due."""
+    """Guest tables of one level, found through EPT."""
 
     found: Found
     granted: Bools
+    due: tuple[bool, bool]  # whether A, and whether D, of the way there is still to be set
 
     def mark(self, ram: Ram) -> None:
         """Set A and D on the way: a table is read as if it were written, for its own A bits."""
@@ -102,17 +103,17 @@ class Locator:
         self.found = found = reach(self._ept, self._ram, gpa >> 12, self.found)
         wants, rights = needed(self._ept, self._ept.table_access), found.rights()
         granted = wanted & found.arrived & (wants & ~rights == 0)
-        self.tables.append(TablePages(found, granted))
+        self.tables.append(TablePages(found, granted, due(self._ept, found, granted, granted)))
         if not wants & WRITE:
-            self.unwritable |= bool((granted & (rights & WRITE == 0)).any())
+            self.unwritable |= holds(granted & (rights & WRITE == 0))
         return Home(found.frame | gpa & 0xFFF, ~granted & wanted, found.count)
 
 
 def due(ept: Ept, found: Found, used: Bools, written: Bools) -> tuple[bool, bool]:
     """Whether A, and whether D, is still to be set for these pages."""
-    if not ept.accessed_dirty:
+    if not ept.accessed_dirty or not holds(used):
         return False, False
     return (
-        bool((used & found.lacks_accessed()).any()),
-        bool((written & found.lacks_dirty()).any()),
+        holds(used & found.lacks_accessed()),
+        holds(written & found.lacks_dirty()),
     )

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, distinct, occurrences, signed
+from kvmlab.hardware.batch_pages import (
+    Bools,
+    Bytes,
+    Ints,
+    distinct,
+    holds,
+    holds_all,
+    occurrences,
+    signed,
+)
 from kvmlab.hardware.batch_traits import TRAITS, Traits
 from kvmlab.hardware.formats import XD, Row, Tables
 from kvmlab.hardware.ram import Ram
@@ -64,11 +73,16 @@ class Level:
     parent: Ints  # which row of the level above
     tables: Ints  # where those have their tables, in the tables' own address space
     open: Bools  # of the level above: there is a table
+    readable: Bools  # of the level above: it may be read
     read: Bools  # whether the entry was read at all
     word: Ints  # where in the pool of RAM
     here: Bools  # whether the walk arrived at this level
-    frames: Ints  # of RAM, which hold the tables read
     home: Home
+
+    @property
+    def frames(self) -> Ints:
+        """Of RAM, which hold the tables read."""
+        return self.home.hpa[self.readable] >> 12
 
 
 @dataclass(slots=True)
@@ -109,7 +123,7 @@ class Found:
     def judged(self, judge: Callable[[Traits], int]) -> Ints:
         """What ``judge`` says of each page; it is asked once for all pages of the same traits."""
         traits = self.traits()
-        if (traits == traits[0]).all():
+        if holds_all(traits == traits[0]):
             return np.full(len(traits), judge(Traits(self.tables, int(traits[0]))))
         said = np.zeros(TRAITS, np.int64)
         for number in np.flatnonzero(occurrences(traits, TRAITS)).tolist():
@@ -129,7 +143,7 @@ class Found:
     def count(self, weights: Ints, references: References) -> None:
         """Add the reads of ``weights`` accesses to each page."""
         for level in reversed(self.levels):
-            read = int(weights.sum() if level.read.all() else weights[level.read].sum())
+            read = int(weights.sum() if holds_all(level.read) else weights[level.read].sum())
             if read:
                 references[self.tables.format.table, level.row.level] += read
             weights = occurrences(level.parent, len(level.open), weights)
@@ -195,7 +209,7 @@ def walk_on(found: Found, pages: Ints, ram: Ram) -> Found | None:
     (regions, state), row = found.last, found.tables.rows[-1]
     region = pages >> row.index_mask.bit_length()
     parent = np.minimum(regions.searchsorted(region), len(regions) - 1)
-    if (regions.take(parent) != region).any():
+    if holds(regions.take(parent) != region):
         return None
     level, under = _descend(found.tables, row, pages, parent, state, ram, None)
     levels = [*found.levels[:-1], level]
@@ -232,16 +246,15 @@ def _descend(
         state.merged = _turned(tables, entry) & above.merged.take(parent)
     else:
         state.merged = above.merged.take(parent)
-    if home.refused is not None and home.refused.any():
+    if home.refused is not None and holds(home.refused):
         state.why[opened.take(parent) & ~read] = FOREIGN
     here = state.why == LEAF
-    if not opened.all():
+    if not holds_all(opened):
         closed = np.flatnonzero(~opened.take(parent))
         here[closed] = False
         for name in ("why", "level", "merged", "entry", "base"):
             getattr(state, name)[closed] = getattr(above, name).take(parent[closed])
-    kept = Level(row, parent, above.base, opened, read, word, here, home.hpa[readable] >> 12, home)
-    return kept, state
+    return Level(row, parent, above.base, opened, readable, read, word, here, home), state
 
 
 def _judge(tables: Tables, row: Row, entry: Ints) -> State:
@@ -305,7 +318,7 @@ def _frames(tables: Tables, state: State, pages: Ints) -> Ints:
     shifts = np.zeros(8, np.int64)
     for row in tables.rows:
         shifts[row.level] = row.shift
-    if (state.level == 1).all():
+    if holds_all(state.level == 1):
         return state.base
     inside = (1 << shifts.take(state.level)) - 1
     return np.where(state.why == LEAF, state.base | pages << 12 & inside, 0) & ~0xFFF

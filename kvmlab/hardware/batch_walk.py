@@ -58,10 +58,11 @@ def translate(
     gva = np.ascontiguousarray(addresses).view(np.int64)
     if cpu.context.width == 32:
         gva = gva & 0xFFFF_FFFF
-    acc = _acc(len(gva), kinds, user)
-    bad = _not_canonical(gva, cpu.context.width)
-    if not len(bad):
-        return _translate(cpu, gva, acc)
+    acc, end = _acc(len(gva), kinds, user), 1 << cpu.context.width - 1
+    ends = (int(gva.min()), int(gva.max())) if len(gva) else (0, 0)
+    if cpu.context.width == 32 or (-end <= ends[0] and ends[1] < end):
+        return _translate(cpu, gva, acc, ends)
+    bad = np.flatnonzero((gva < -end) | (gva >= end))
     good = np.setdiff1d(np.arange(len(gva)), bad, assume_unique=True)
     part = _translate(cpu, gva[good], acc[good])
     hpa = np.full(len(gva), NOWHERE, np.int64)
@@ -83,20 +84,15 @@ def _acc(
     return np.broadcast_to(np.asarray(found, np.uint8), count)
 
 
-def _not_canonical(gva: Ints, width: int) -> Ints:
-    end = 1 << width - 1
-    if width == 32 or not len(gva) or (-end <= gva.min() and gva.max() < end):
-        return np.zeros(0, np.int64)
-    return np.flatnonzero((gva < -end) | (gva >= end))
-
-
-def _translate(cpu: Cpu, gva: Ints, acc: NDArray[np.uint8]) -> Walked:
-    """Translate canonical accesses."""
+def _translate(
+    cpu: Cpu, gva: Ints, acc: NDArray[np.uint8], ends: tuple[int, int] | None = None
+) -> Walked:
+    """Translate canonical accesses, the lowest and the highest of which are ``ends``."""
     if not len(gva):
         return Walked(gva.copy(), References(), {})
     if cpu.context.ept and cpu.context.ept.agile:  # each walk is of two kinds of tables
         return Walked(*translate_singly(cpu, gva, acc))
-    keys = page_keys(gva, (1 << cpu.context.width - 12) - 1)
+    keys = page_keys(gva, (1 << cpu.context.width - 12) - 1, ends)
     plan = plan_pages(cpu, keys.numbers)
     words = np.zeros(keys.size, np.int64)
     words[keys.used] = plan.words
@@ -114,18 +110,21 @@ def _translate(cpu: Cpu, gva: Ints, acc: NDArray[np.uint8]) -> Walked:
     stopped, page = flagged.take(refused), page.take(refused)
     hpa[stopped] = NOWHERE
     by_guest = page[plan.guest_refuses(page, acc.take(stopped))]
-    references = plan.count(keys.counts, keys.counts - occurrences(by_guest, len(keys.used)))
+    passed = keys.counts
+    if len(by_guest):
+        passed = passed - occurrences(by_guest, len(keys.used))
+    references = plan.count(keys.counts, passed)
     stops = _Stops(plan, gva, acc, place, keys.of_access)
     return Walked(hpa, references, stops)
 
 
 def _answers(
     words: Ints, keys: Ints, gva: Ints, acc: NDArray[np.uint8], hpa: Ints
-) -> tuple[Ints, Ints]:
+) -> tuple[Ints, NDArray[np.int16]]:
     """Write where each access goes; returns the accesses about which there is more to say."""
     flagged, flags = [], []
     word = np.empty(CHUNK, np.int64)
-    quiet = not (words & 0xFFF).any()
+    quiet = not np.count_nonzero(words & 0xFFF)
     for part in chunks(len(gva)):
         size = part.stop - part.start
         found, out = word[:size], hpa[part]
@@ -135,11 +134,12 @@ def _answers(
         np.bitwise_xor(out, gva[part], out=out)
         if quiet:
             continue
-        np.right_shift(found, acc[part], out=found)
-        found &= REFUSED | MARK
-        some = np.flatnonzero(found)
+        said = found.astype(np.int16)  # the two masks are its low bits
+        said >>= acc[part]
+        said &= REFUSED | MARK
+        some = np.flatnonzero(said != 0)
         if len(some):
-            flag = found.take(some)
+            flag = said.take(some)
             some += part.start
             flags.append(flag)
             flagged.append(some)
@@ -148,14 +148,14 @@ def _answers(
             # kinds may keep one of them: it is then said twice.)
             words[keys.take(marks)] &= ~(MARK << acc.take(marks).astype(np.int64))
     if not flagged:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), np.zeros(0, np.int16)
     return np.concatenate(flagged), np.concatenate(flags)
 
 
 def _asked(page: Ints, acc: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """For each page, which kinds of access were made to it, as bits."""
     asked = np.zeros(count, np.uint8)
-    for kind in range(KINDS):
+    for kind in range(KINDS) if len(page) else ():
         asked[page.take(np.flatnonzero(acc == kind))] |= 1 << kind
     return asked
 

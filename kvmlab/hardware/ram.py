@@ -142,8 +142,8 @@ class Ram:
         """
         base = self._base
         found = np.array([base.get(pfn, 0) for pfn in pfns.tolist()], dtype=np.int64) * wanted
-        outside = wanted & (pfns >= self.size >> PAGE_SHIFT)
-        return found, outside if outside.any() else None
+        outside = pfns >= self.size >> PAGE_SHIFT
+        return found, outside & wanted if np.count_nonzero(outside) else None
 
     @property
     def frames_in_use(self) -> int:
