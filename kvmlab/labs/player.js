@@ -107,7 +107,8 @@ class Player {
     this.twin = make("details", { className: "kvm-twin" });
     this.bar = make("div", { className: "kvm-bar", role: "toolbar" });
     this.bar.append(...Object.values(this.buttons), this.scrub, this.count);
-    const figure = make("figure", {}, this.stage, this.caption);
+    this.kept = make("div", {});
+    const figure = make("figure", {}, this.stage, this.caption, this.kept);
     this.root = make(
       "section",
       { className: "kvmlab-player", tabIndex: 0, role: "group", "data-lm-suppress-shortcuts": "true" },
@@ -129,6 +130,14 @@ class Player {
     for (const [name, button] of Object.entries(this.buttons)) this.dress(button, name);
     this.bar.setAttribute("aria-label", this.label("toolbar"));
     this.scrub.setAttribute("aria-label", this.label("scrub"));
+    this.kept.replaceChildren(savers((name) => this.label(name), () => this.picture()));
+  }
+
+  /** The drawing as it is lit now, with its title, to keep. */
+  picture() {
+    const { title } = this.model.get("scene");
+    const [svg] = this.stage.children;
+    return [title, standing(svg, { el: this.root, stage: "kvm-stage", copied: svg, heads: [] }, title)];
   }
 
   dress(button, name) {
@@ -326,30 +335,21 @@ class Player {
   }
 }
 
-/**
- * JupyterLab's shortcuts would take arrow keys and letters from the lists of the lab around.  It
- * looks for this attribute on the element that has the focus, not above it.
- */
-function keepKeys(el, frames = 60) {
-  const lab = el.closest(".kvmlab-lab");
-  const keep = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
-  if (lab) lab.addEventListener("focusin", keep);
-  else if (frames) requestAnimationFrame(() => keepKeys(el, frames - 1));
-}
-
 function render({ model, el }) {
   const player = new Player(model, el);
-  keepKeys(el);
+  const cared = care(el, (name) => player.label(name));
   const load = () => player.load();
   const show = () => player.show();
-  model.on("change:scene", load);
-  model.on("change:step", show);
-  model.on("change:chosen", show);
+  const relabel = () => {
+    player.relabel();
+    cared.relabel();
+  };
+  const heard = { scene: load, step: show, chosen: show, labels: relabel };
+  for (const [name, act] of Object.entries(heard)) model.on(`change:${name}`, act);
   return () => {
     player.stop();
-    model.off("change:scene", load);
-    model.off("change:step", show);
-    model.off("change:chosen", show);
+    cared.end();
+    for (const [name, act] of Object.entries(heard)) model.off(`change:${name}`, act);
   };
 }
 

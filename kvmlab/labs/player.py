@@ -1,4 +1,7 @@
-"""The player: the one widget that shows scenes.  Its other half is ``player.js``."""
+"""The player: the one widget that shows scenes.  Its other half runs in the browser.
+
+That half is one ES module of two files (``picture.js``, ``player.js``) and one style sheet.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,15 @@ from kvmlab.text import say
 
 LABELS = (
     *("toolbar", "first", "back", "play", "pause", "forward", "last"),
-    *("scrub", "count", "twin", "skip", "asked"),
+    *("scrub", "count", "twin", "skip", "asked", "svg", "png"),
 )
+MODULE = ("picture.js", "player.js")
+
+
+def module() -> str:
+    """The source of the ES module: what a page needs, with ``player.css``, to play scenes."""
+    folder = Path(__file__).parent
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in MODULE)
 
 
 class Player(anywidget.AnyWidget):
@@ -22,7 +32,7 @@ class Player(anywidget.AnyWidget):
     ``answer`` the last answer to a question: ``{"step", "choice", "right"}``.
     """
 
-    _esm = Path(__file__).with_name("player.js")
+    _esm = module()
     _css = Path(__file__).with_name("player.css")
 
     scene = traitlets.Dict(help="the scene, as `Scene.to_json` gives it").tag(sync=True)

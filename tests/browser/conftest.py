@@ -3,6 +3,7 @@
 The tests need a Chromium (``KVMLAB_CHROMIUM`` names one, else the usual names are tried),
 Playwright and JupyterLab.  Where one is missing they are skipped with the reason, or fail if
 ``KVMLAB_REQUIRE`` contains ``browser``.  ``KVMLAB_SHOTS`` names a directory for the screenshots.
+axe-core is taken from npm, once for each machine; ``KVMLAB_AXE`` names its file instead.
 """
 
 import json
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +34,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+AXE = "axe-core@4.10.3"
+GRAVE = ("serious", "critical")
 STARTUP_SECONDS = 60
 CALLED_OFF = "net::ERR_ABORTED"  # by the page itself: Lab reloads once when it resets its workspace
 READY = """() => {
@@ -76,6 +80,44 @@ def browser(chromium: str) -> Iterator[object]:
         chrome = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield chrome
         chrome.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[object, str], None]:
+    """Ask axe-core about the elements of a page: any serious violation is told and fails."""
+    script = axe_script(tmp_path_factory.mktemp("axe"))
+
+    def ask(page: object, selector: str) -> None:
+        if not page.evaluate("() => Boolean(window.axe)"):
+            page.evaluate(script)
+        found = page.evaluate("css => axe.run(css, {resultTypes: ['violations']})", selector)
+        told = [
+            f"{one['id']} ({one['impact']}): {node['html'][:160]}\n  {node['failureSummary']}"
+            for one in found["violations"]
+            if one["impact"] in GRAVE
+            for node in one["nodes"]
+        ]
+        assert not told, "\n".join(told)
+
+    return ask
+
+
+def axe_script(folder: Path) -> str:
+    """The source of axe-core; the test is skipped where npm cannot give it."""
+    named = os.environ.get("KVMLAB_AXE")
+    if named:
+        return Path(named).read_text(encoding="utf-8")
+    if not shutil.which("npm"):
+        pytest.skip("axe-core comes by npm, and there is none; or name its file in KVMLAB_AXE")
+    done = subprocess.run(
+        ["npm", "pack", AXE, "--silent"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"npm could not get {AXE}: {done.stderr.strip()[-200:]}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as packed:
+        source = packed.extractfile("package/axe.min.js")
+        assert source
+        return source.read().decode()
 
 
 @dataclass
@@ -178,6 +220,7 @@ class Opened:
 
     page: object
     shots: Path
+    ask_axe: Callable[[object, str], None]
     trouble: list[str] = field(default_factory=list)
 
     def run_all(self) -> None:
@@ -215,6 +258,10 @@ class Opened:
         found: float = self.page.locator(selector).first.evaluate(CONTRAST)
         return found
 
+    def axe(self, selector: str = ".kvmlab-lab") -> None:
+        """Fail if axe-core finds a serious or critical violation in the elements that match."""
+        self.ask_axe(self.page, selector)
+
     def seen(self, selector: str) -> str:
         """The text of the first element that matches, white space folded."""
         return re.sub(r"\s+", " ", self.page.locator(selector).first.inner_text()).strip()
@@ -230,8 +277,11 @@ def open_notebook(
     context = browser.new_context(viewport={"width": 1366, "height": 1400})
     opened: list[Opened] = []
 
+    def ask_axe(page: object, selector: str) -> None:
+        request.getfixturevalue("axe")(page, selector)
+
     def start(*cells: str, theme: str = "Light") -> Opened:
-        lab = Opened(context.new_page(), shots)
+        lab = Opened(context.new_page(), shots, ask_axe)
         listen(lab)
         stem = re.sub(r"\W+", "_", request.node.name)
         lab.page.goto(server.write(f"{stem}_{len(opened)}.ipynb", *cells))

@@ -3,13 +3,16 @@
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+import kvmlab.labs.player
 from kvmlab.figures.scene import Ask
 from kvmlab.figures.walk import Setting, walk_scene
-from kvmlab.labs.player import Player
+from kvmlab.labs.player import Player, module
 from kvmlab.study.access import Request, first_access
 
 RUN = """
@@ -41,11 +44,10 @@ def static_page(scene):
     player = Player(scene)
     state = player.get_state(["scene", "step", "chosen", "answer", "labels"])
     data = json.dumps(state).replace("</", "<\\/")
-    folder = Path(__file__).parents[2] / "kvmlab" / "labs"
-    style = (folder / "player.css").read_text(encoding="utf-8")
-    module = (folder / "player.js").read_text(encoding="utf-8")
-    script = module.replace("export default { render };", RUN)
+    style = (Path(kvmlab.labs.player.__file__).parent / "player.css").read_text(encoding="utf-8")
+    script = module().replace("export default { render };", RUN)
     policy = f"default-src 'none'; script-src {allowed(script)}; style-src {allowed(style)}"
+    policy += "; img-src blob:"  # a picture of points is made of one
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -74,7 +76,8 @@ def show(browser, tmp_path):
         page.on("pageerror", lambda error: trouble.append(str(error)))
         path = tmp_path / "page.html"
         path.write_text(static_page(scene), encoding="utf-8")
-        page.on("request", lambda r: trouble.append(r.url) if r.url != path.as_uri() else None)
+        own = (path.as_uri(), "blob:")  # the page, and pictures that it made itself
+        page.on("request", lambda r: None if r.url.startswith(own) else trouble.append(r.url))
         page.goto(path.as_uri())
         page.wait_for_selector(".kvm-stage svg")
         return page
@@ -232,3 +235,50 @@ def test_leaving_stops_the_clock(show, scene):
     page.get_by_role("button", name="Play").click()
     page.evaluate("leave()")
     page.get_by_role("button", name="Play").wait_for()
+
+
+def saved(page, kind, folder):
+    """The file that the button of that ``kind`` saves."""
+    with page.expect_download() as found:
+        page.get_by_role("button", name=f"Save as {kind}", exact=True).press("Enter")
+    path = folder / found.value.suggested_filename
+    found.value.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_is_saved_that_needs_nothing_else_and_is_light(show, scene, scheme, tmp_path):
+    page = show(scene, color_scheme=scheme)
+    page.get_by_role("slider", name="Step").fill("5")
+    path = saved(page, "SVG", tmp_path)
+    text = path.read_text(encoding="utf-8")
+    svg = ET.fromstring(text)  # noqa: S314  our own
+    said = ["".join(one.itertext()) for one in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+    assert path.name.startswith("kvmlab-")
+    assert said[0] == scene.title
+    assert "EPT L4" in said
+    assert not re.search(r"var\(|class=|style=|url\(|<script|href", text)
+    assert 'fill="#ffffff"' in text  # the paper
+    assert "rgb(213, 94, 0)" in text  # the hypervisor's entry that is read now, as on light paper
+    assert page.locator(".kvm-paper").count() == 0
+
+
+def test_a_picture_is_saved_as_points_of_twice_its_size(show, scene, tmp_path):
+    page = show(scene)
+    vector = ET.fromstring(saved(page, "SVG", tmp_path).read_text())  # noqa: S314
+    data = saved(page, "PNG", tmp_path).read_bytes()
+
+    assert data.startswith(b"\x89PNG")
+    size = [int.from_bytes(data[at : at + 4], "big") for at in (16, 20)]
+    assert size == [2 * int(vector.get(name)) for name in ("width", "height")]
+
+
+def test_the_page_passes_axe(show, scene, axe):
+    scene.steps[5].ask = Ask("Which is read first?", ["guest", "EPT"], 1, ["Not yet.", "Yes, EPT."])
+    for scheme in ("light", "dark"):
+        page = show(scene, color_scheme=scheme)
+        page.locator(".kvm-twin summary").click()
+        for step in ("4", "5", "9", "30"):
+            page.get_by_role("slider", name="Step").fill(step)
+            axe(page, "#lab")
