@@ -21,7 +21,7 @@ from xml.etree import ElementTree as ET
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.scene import Scene
 from kvmlab.figures.svg import XMLNS
-from kvmlab.labs.player import spoken_labels
+from kvmlab.labs.player import module, spoken_labels
 from kvmlab.text import say
 
 FOLDER = Path(__file__).parent
@@ -52,8 +52,9 @@ def page(title: str, axes: Sequence[str], variants: Sequence[Variant], language:
         ],
     }
     style = _file("player.css") + _file("page.css")
-    script = _file("player.js").replace(EXPORTED, _file("page.js"))
+    script = module().replace(EXPORTED, _file("page.js"))
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}"
+    policy += "; img-src blob:"  # a picture of points to keep is made of one
     return "\n".join(
         (
             "<!doctype html>",
