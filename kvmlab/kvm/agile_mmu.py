@@ -110,7 +110,8 @@ class AgileMmu(ShadowMmu):
         """An EPT violation: a page to map, or a write to a table of the shadow part."""
         write = bool(reason.qualification & _QUAL_WRITE)
         backing = self._vm.back(reason.gpa) if write else None
-        if backing is None or not self.pages.tracked(reason.gpa >> PAGE_SHIFT):
+        tracked = self.pages.tracked(reason.gpa >> PAGE_SHIFT)
+        if backing is None or not (tracked and self._vm.slots.writable(reason.gpa)):
             self.ept.handle(reason)
             return
         instruction = self._vmcs.instruction

@@ -108,6 +108,11 @@ class Memslots:
                 return one
         return None
 
+    def writable(self, gpa: int) -> bool:
+        """Whether ``gpa`` is in a slot that takes writes."""
+        slot = self.find(gpa)
+        return slot is not None and bool(slot.rights & WRITE)
+
     def __iter__(self) -> Iterator[Memslot]:
         """The slots in the order of their numbers."""
         return iter(sorted(self._slots.values(), key=lambda one: one.slot))

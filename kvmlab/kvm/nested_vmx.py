@@ -112,6 +112,7 @@ class NestedVcpu(Vcpu):
             and reason.reason is ExitReason.EPT_VIOLATION
             and bool(reason.qualification & _QUAL_WRITE)
             and self.merged.pages.tracked(reason.gpa >> PAGE_SHIFT)
+            and self.vm.slots.writable(reason.gpa)
         )
 
     # -- L2 runs ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from kvmlab.base.errors import BadChoice, SegmentationFault
 from kvmlab.hardware.agile import SWITCH
 from kvmlab.hardware.records import Kind, PageFault, Step, Verdict, VmExit
 from kvmlab.kvm.agile_policy import AgilePolicy
+from kvmlab.kvm.memslots import READONLY
 from kvmlab.kvm.records import ModeSwitched, TlbFlushed, WriteTrapped
 from kvmlab.machine import Machine
 
@@ -182,6 +183,28 @@ def test_a_store_through_ept_to_a_shadowed_table_traps():
     assert "EPT_VIOLATION" in reasons
     with pytest.raises(SegmentationFault):
         machine.guest.store(AREA, 2)
+
+
+def test_a_store_to_a_shadowed_table_in_a_readonly_slot_is_nobodys():
+    """As under EPT: the device model is asked, and the table stays what it was."""
+    machine, process, records = started()
+    table = tables_of(machine, process, AREA)[-1] << 12
+    (slot,) = machine.vm.slots
+    machine.vm.set_region(slot.slot, 0, 0, 0)
+    for number, begin, end in ((0, 0, table), (2, table + 4096, slot.size)):
+        machine.vm.set_region(number, begin, end - begin, slot.hva + begin)
+    machine.vm.set_region(1, table, 4096, slot.hva + table, READONLY)
+    machine.guest.load(AREA)
+    machine.vcpu.mmu.nested.switch(tables_of(machine, process, machine.guest.direct_map)[2])
+    machine.vm.go_on()
+    machine.guest.load(AREA)
+    assert machine.vcpu.mmu.pages.tracked(table >> 12)
+    entry = machine.guest.tables.slot(table, AREA, 1)
+    before = machine.guest.tables.read(entry)
+    records.clear()
+    machine.guest.tables.write(entry, 0)
+    assert not [one for one in records if isinstance(one, WriteTrapped)]
+    assert machine.guest.tables.read(entry) == before
 
 
 def test_what_is_below_a_switched_table_is_shadowed_no_more():
