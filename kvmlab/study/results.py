@@ -158,16 +158,17 @@ def write_whole(path: str | Path, text: str) -> None:
     What is no plain file (``/dev/stdout``, a pipe) is written to as it is.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    plain = path.is_file() or not path.exists()
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part") if plain else path
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+            if plain:
+                os.fsync(file.fileno())
+        if plain:
+            beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        if plain:
+            beside.unlink(missing_ok=True)
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
