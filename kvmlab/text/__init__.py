@@ -1,12 +1,13 @@
 """What is said to the learner: one catalogue of sentences for each language, one loader.
 
 A sentence has a key such as ``walk.tlb.miss`` and may hold ``{placeholders}``.  Code holds keys
-only, so a language is a file.  Which one is spoken is a matter of the context: two labs of one
-notebook may speak two.
+only, so a language is a set of files: ``en.json`` is what labs and commands say, ``course.en.json``
+what questions ask.  Which one is spoken is a matter of the context: two labs of one notebook may
+speak two.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -39,7 +40,7 @@ def say(key: str, /, **values: object) -> str:
     Raises KeyError, naming the key, for a key or a value that is missing.
     """
     language = _spoken.get()
-    sentences = _catalogue(language)
+    sentences = catalogue(language)
     if key not in sentences:
         message = f"there is no sentence {key!r} in {language}.json"
         raise KeyError(message)
@@ -56,7 +57,20 @@ def count(key: str, number: int, /, **values: object) -> str:
 
 
 @cache
-def _catalogue(language: str) -> dict[str, str]:
-    text = files(__package__).joinpath(f"{language}.json").read_text(encoding="utf-8")
-    sentences: dict[str, str] = json.loads(text)
-    return sentences
+def catalogue(language: str) -> Mapping[str, str]:
+    """All sentences of a language by key, from every file of this folder that is named for it.
+
+    Raises KeyError for a key that stands in two files.
+    """
+    found: dict[str, str] = {}
+    names = sorted(one.name for one in files(__package__).iterdir())
+    for name in names:
+        if name.split(".")[-2:] != [language, "json"]:
+            continue
+        text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+        sentences: dict[str, str] = json.loads(text)
+        if twice := found.keys() & sentences.keys():
+            message = f"the sentence {min(twice)!r} of {name} is in another file of {language} too"
+            raise KeyError(message)
+        found |= sentences
+    return MappingProxyType(found)

@@ -11,13 +11,11 @@ import kvmlab.text
 from kvmlab.base.errors import BadChoice
 from kvmlab.hardware.records import ExitReason
 from kvmlab.study.costs import MODELS
-from kvmlab.text import LANGUAGES, count, say, speaking
+from kvmlab.text import LANGUAGES, catalogue, count, say, speaking
 
 PACKAGE = Path(kvmlab.text.__file__).parents[1]
-CATALOGUES = {
-    language: json.loads((PACKAGE / "text" / f"{language}.json").read_text(encoding="utf-8"))
-    for language in LANGUAGES
-}
+FILES = sorted((PACKAGE / "text").glob("*.json"))
+CATALOGUES = {language: dict(catalogue(language)) for language in LANGUAGES}
 SENTENCES = CATALOGUES["en"]
 
 
@@ -57,6 +55,24 @@ def test_every_sentence_can_be_filled(language):
 def test_every_language_says_all_of_it_with_the_same_blanks(language):
     spoken = {key: blanks(sentence) for key, sentence in CATALOGUES[language].items()}
     assert spoken == {key: blanks(sentence) for key, sentence in SENTENCES.items()}
+
+
+def test_a_language_is_all_its_files_and_each_file_is_there_in_every_language():
+    read = {}
+    for path in FILES:
+        language = path.stem.rpartition(".")[2]
+        read[language] = read.get(language, {}) | json.loads(path.read_text(encoding="utf-8"))
+    assert read == CATALOGUES
+    parts = {path.stem.removesuffix(path.stem.rpartition(".")[2]) for path in FILES}
+    assert {path.stem for path in FILES} == {part + one for part in parts for one in LANGUAGES}
+
+
+def test_a_sentence_that_stands_in_two_files_is_an_error(tmp_path, monkeypatch):
+    for name, sentences in (("en", '{"a": "1"}'), ("more.en", '{"b": "2", "a": "3"}')):
+        (tmp_path / f"{name}.json").write_text(sentences, encoding="utf-8")
+    monkeypatch.setattr(kvmlab.text, "files", lambda _package: tmp_path)
+    with pytest.raises(KeyError, match=r"'a' of more\.en\.json is in another file of en too"):
+        catalogue.__wrapped__("en")
 
 
 def test_no_sentence_was_left_in_english():

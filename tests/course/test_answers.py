@@ -1,0 +1,148 @@
+"""Answers as people write them: bases, units, letters, sets; and one line for what is no answer."""
+
+import pytest
+
+from kvmlab import course
+from kvmlab.course.answers import BadAnswer, read, slip
+from kvmlab.course.problem import Bits, Choice, Number, Sequence
+from kvmlab.text import speaking
+
+COUNT, ADDRESS, SIZE = Number("references"), Number(base=16), Number("KiB")
+PICK = Choice((("none", "nothing at all"), ("ept", "EPT"), ("b", "a hole")))
+FLAGS = Bits(("P", "R/W", "A"))
+
+
+@pytest.mark.parametrize(
+    "answer, form, value",
+    [
+        (24, COUNT, 24),
+        ("24", COUNT, 24),
+        (" 24 references ", COUNT, 24),
+        ("1 reference", COUNT, 1),
+        ("24 次引用", COUNT, 24),
+        ("0x18", COUNT, 24),
+        ("0b11000", COUNT, 24),
+        ("18h", COUNT, 24),
+        ("\uff12\uff14", COUNT, 24),  # full-width digits,
+        ("196,608", COUNT, 196608),
+        ("196_608", COUNT, 196608),
+        ("-3", COUNT, -3),
+        ("0x7f30_0000", ADDRESS, 0x7F300000),
+        ("7F300000", ADDRESS, 0x7F300000),
+        ("0X7f300000", ADDRESS, 0x7F300000),
+        ("10", ADDRESS, 16),
+        ("4096", SIZE, 4096),
+        ("4096 KiB", SIZE, 4096),
+        ("4M", SIZE, 4096),
+        ("4 MiB", SIZE, 4096),
+        ("4096K", SIZE, 4096),
+        ("1G", SIZE, 1 << 20),
+        ("4096 bytes", SIZE, 4),
+        ("2.", PICK, None),
+        ("B", PICK, "ept"),
+        ("b)", PICK, "ept"),
+        ("ept", PICK, "ept"),
+        ("B) EPT", PICK, "ept"),
+        ("nothing at all", PICK, "none"),
+        ("c", PICK, "b"),
+        ("P, A", FLAGS, {"P", "A"}),
+        ("p r/w", FLAGS, {"P", "R/W"}),
+        ("P、A", FLAGS, {"P", "A"}),
+        ("{'P'}", FLAGS, None),
+        (["P", "A"], FLAGS, {"P", "A"}),
+        ({"R/W"}, FLAGS, {"R/W"}),
+        ("none", FLAGS, set()),
+        ("无", FLAGS, set()),
+        ("", FLAGS, set()),
+        ("1, 2, 3", Sequence(3), (1, 2, 3)),
+        ("1 2 3", Sequence(3), (1, 2, 3)),
+        ("(1,200,300)", Sequence(3), (1, 200, 300)),
+        ("1/0x10/3", Sequence(3), (1, 16, 3)),
+        ([4, 20], Sequence(2), (4, 20)),
+    ],
+)
+def test_an_answer_is_read_as_people_write_it(answer, form, value):
+    if value is None:
+        with pytest.raises(BadAnswer):
+            read(answer, form)
+    else:
+        assert read(answer, form) == (frozenset(value) if isinstance(value, set) else value)
+
+
+@pytest.mark.parametrize(
+    "answer, form, words",
+    [
+        ("many", COUNT, "'?many'? is no whole number"),
+        ("", COUNT, "is no whole number"),
+        ("1.5", COUNT, "1.5 is no whole number"),
+        ("7f", COUNT, "7f is no decimal number; for hex write 0x7f"),
+        (
+            "24 KiB",
+            COUNT,
+            "24 kib has a unit that does not fit here; what is asked for: references",
+        ),
+        ("24 pages", SIZE, "what is asked for: KiB"),
+        ("5000 bytes", SIZE, "5000 bytes is no whole number of KiB"),
+        ("0x10 K", ADDRESS, "a number without a unit"),
+        ("xyz", ADDRESS, "xyz is no hex number"),
+        (None, ADDRESS, "is no hex number"),
+        ("E", PICK, "e is none of the options; write one of A, B, C"),
+        ("P, Q", FLAGS, "q is none of these names: P, R/W, A"),
+        ("1, 2", Sequence(3), "3 numbers are wanted, 2 found"),
+        ("9" * 5000, PICK, "is none of the options"),
+    ],
+)
+def test_what_is_no_answer_gets_one_line(answer, form, words):
+    with pytest.raises(BadAnswer, match=words) as caught:
+        read(answer, form)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_wrong_base_is_noticed():
+    assert "write 0x18" in slip("18", COUNT, 24)
+    assert "read as hex here" in slip("24", ADDRESS, 24)
+    assert slip("25", ADDRESS, 24) is None
+    assert slip("A", PICK, "ept") is None
+
+
+@pytest.fixture
+def question():
+    return course.question("ept.references", 0, 1)
+
+
+def test_a_verdict_says_what_was_understood(question):
+    wrong = next(iter(question.wrong.items()))
+    verdict = course.check(question, wrong[1])
+    assert not verdict
+    assert verdict.mistake == wrong[0]
+    assert verdict.feedback.startswith(f"Not {wrong[1]} references: ")
+    assert course.check(question, 777) == course.Verdict("wrong", "Not 777 references.")
+
+
+def test_what_cannot_be_read_is_unclear_and_nothing_is_raised(question):
+    verdict = course.check(question, "some 24")
+    assert (verdict.outcome, verdict.ok) == ("unclear", False)
+    assert course.check(question, object()).outcome == "unclear"
+    assert course.check(question, f"{question.answer:x}" + " KiB").outcome == "unclear"
+
+
+def test_a_right_number_in_the_other_base_is_unclear_and_not_wrong():
+    one = course.question("fault.writebacks", 3, 3)
+    address = course.question("address.entry", 3, 1)
+    assert course.check(address, str(address.answer)).outcome in ("unclear", "wrong")
+    assert course.check(one, one.answer).ok
+
+
+def test_feedback_is_in_the_language_spoken(question):
+    with speaking("zh"):
+        assert course.check(question, question.answer).feedback.startswith("正确")
+        assert "不是" in course.check(question, "x").feedback
+
+
+def test_a_sentence_of_a_question_is_said_when_it_is_read(question):
+    with speaking("zh"):
+        chinese = question.text
+    assert chinese != question.text
+    assert repr(question) == "question('ept.references', seed=0, difficulty=1)"
+    assert question.id == "ept.references-1-0@v1"
