@@ -3,6 +3,7 @@
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.scene import Table
 from kvmlab.hardware.describe import describe, entry_name
+from kvmlab.hardware.fields import Switches
 from kvmlab.hardware.formats import format_named
 from kvmlab.hardware.records import AccessedDirty
 from kvmlab.text import say
@@ -10,9 +11,11 @@ from kvmlab.text import say
 UNUSED = ("ign", "reserved")
 
 
-def entry_table(entry: int, level: int, format_name: str) -> Table:
+def entry_table(
+    entry: int, level: int, format_name: str, switches: Switches | None = None
+) -> Table:
     """The fields of ``entry``, from bit 63 or 31 down; unused bits only if set."""
-    fields = describe(entry, format_name, level)
+    fields = describe(entry, format_name, level, switches=switches)
     rows = [
         [_bits(one.high, one.low), one.name, _digits(one.value), one.meaning]
         for one in fields

@@ -163,7 +163,9 @@ class Player {
     this.show();
   }
 
+  /** Draw anew; the element that had the focus has it again, if there is one of its key. */
   draw(text) {
+    const focused = this.stage.contains(document.activeElement) && document.activeElement.dataset.key;
     const parsed = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
     const svg = document.importNode(parsed, true);
     this.stage.replaceChildren(svg);
@@ -171,6 +173,7 @@ class Player {
     this.elements = this.keyed.filter((node) => node.classList.contains("kvm-el"));
     this.texts = [...svg.querySelectorAll("[data-text]")].map((node) => [node, node.textContent]);
     this.rove(this.elements[0]);
+    if (focused) this.elements.find((node) => node.dataset.key === focused)?.focus();
   }
 
   /** The same as the drawing, as one table: the rows of every step. */
@@ -260,7 +263,7 @@ class Player {
   settle(said) {
     this.settled.set(this.step, said);
     this.show();
-    this.buttons.forward.focus();
+    (this.buttons.forward.disabled ? this.root : this.buttons.forward).focus();
   }
 
   go(step) {
