@@ -1,4 +1,4 @@
-"""The labs: `walk` and `modes`, each one call that shows one lab.
+"""The labs: `walk`, `modes` and `tables`, each one call that shows one lab.
 
 A lab is loaded when it is first called, so importing this package costs next to nothing and
 loads no chart library.
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kvmlab.labs.modes_lab import ModesLab
+    from kvmlab.labs.tables_lab import TablesLab
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
 
-__all__ = ["modes", "walk"]
+__all__ = ["modes", "tables", "walk"]
 
 
 def walk(machine: "Machine | None" = None) -> "WalkLab":
@@ -32,3 +33,13 @@ def modes(trace: str = "sort", **options: Any) -> "ModesLab":  # noqa: ANN401  a
     from kvmlab.labs.modes_lab import ModesLab
 
     return ModesLab(trace, **options)
+
+
+def tables(machine: "Machine | None" = None, share: str = "", **chosen: Any) -> "TablesLab":  # noqa: ANN401  as `TablesLab` takes
+    """Build the guest's page tables, edit their bits, and try accesses.
+
+    With a ``machine`` of your own, its current process is shown as it is.
+    """
+    from kvmlab.labs.tables_lab import TablesLab
+
+    return TablesLab(machine, share, **chosen)

@@ -21,7 +21,6 @@ from kvmlab.study.share import Plan, fitting, read_share_string, share_string
 from kvmlab.text import LANGUAGES, say, speaking
 
 KEPT = 1000  # plans that undo can go back to
-PANELS = ("share", "code")
 
 
 class Lab(ipywidgets.VBox):
@@ -33,6 +32,10 @@ class Lab(ipywidgets.VBox):
 
     NAME: ClassVar[str]  # in share strings and as ``labs.NAME()``
     BEGINNING: ClassVar[Plan]  # the plan of a new lab: every key there is, "language" among them
+    PANELS: ClassVar[tuple[str, ...]] = (
+        "share",
+        "code",
+    )  # texts to copy: attributes, named by ``lab.NAME``
 
     def __init__(self, share: str = "", **chosen: object) -> None:
         """The lab as ``share`` has it, else its beginning with what is ``chosen``.
@@ -195,7 +198,9 @@ class Lab(ipywidgets.VBox):
         if tables:
             title = escape(say("lab.tables"))
             parts.append(f"<details><summary>{title}</summary>{tables}</details>")
-        parts += [_panel(name, getattr(self, name)) for name in PANELS if self._open[name].value]
+        parts += [
+            _panel(name, getattr(self, name)) for name in self.PANELS if self._open[name].value
+        ]
         self.desk.value = "".join(parts)
 
     def _checked(self, plan: Plan) -> dict[str, object]:
@@ -237,7 +242,7 @@ class Lab(ipywidgets.VBox):
 
     def _make_tools(self) -> None:
         words = self._words
-        self._open = {name: self._toggle(f"lab.{name}") for name in PANELS}
+        self._open = {name: self._toggle(f"lab.{name}") for name in self.PANELS}
         self.predict = self._toggle("lab.predict", chosen=True)
         self.back = self._button("lab.undo", self.undo)
         self.forth = self._button("lab.redo", self.redo)
@@ -248,6 +253,7 @@ class Lab(ipywidgets.VBox):
         )
         words.on(self.opened, "lab.open")
         self.loader = self._button("lab.open.now", lambda _: self.load(self.opened.value))
+        self.opened.layout.display = self.loader.layout.display = "none"  # with the share string
         for control in (*self._open.values(), self.predict):
             control.observe(self._retell, names="value")
 
