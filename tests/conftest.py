@@ -35,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="recorded counters for tests/test_kvm_counters.py instead of the shipped ones",
     )
+    parser.addoption(
+        "--captured",  # `--capture` is pytest's own
+        action="append",
+        metavar="FILE",
+        help="captured guests for tests/test_captures.py instead of the shipped ones; repeatable",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
