@@ -25,7 +25,8 @@ SPACES = 1 << 12
 """How many address spaces may be told apart."""
 
 _PART = 1 << 19  # of lookups: what misses the first level of these goes on to the second
-_SIZE_BITS, _SPACE_BITS = 45, 48  # in a tag: above the page number its size, then its space
+PAGE_NUMBER = (1 << 45) - 1
+_SIZE_BITS, _SPACE_BITS = 45, 49  # in a tag: above the page number its size, then its space
 _SIZES = (12, 21, 22, 30)
 
 
@@ -120,15 +121,9 @@ class _Asked:
 
     def tags(self, part: slice) -> Ints:
         """Page number, page size and address space in one number; the low bits choose the set."""
-        sizes = self.shifts if isinstance(self.shifts, int) else self.shifts[part].astype(np.int64)
-        spaces = self.spaces if isinstance(self.spaces, int) else self.spaces[part]
-        tags: Ints = self.gva[part] >> sizes
-        tags &= (1 << _SIZE_BITS) - 1
-        code = (sizes - 12) // 9  # 12, 21 and 30 as 0, 1 and 2; 22 is 1 too, and never meets 21
-        if not isinstance(code, int) or code:
-            tags |= code << _SIZE_BITS
-        if not isinstance(spaces, int) or spaces:
-            tags |= spaces << _SPACE_BITS
+        tags = page_tags(self.gva[part] >> 12, _pick(self.shifts, part))
+        if not isinstance(self.spaces, int) or self.spaces:
+            tags |= _pick(self.spaces, part) << _SPACE_BITS
         return tags
 
 
@@ -141,6 +136,38 @@ class _Array:
     def missed(self, asked: _Asked) -> Ints:
         """Look all of these up, and fill after each miss: which are not found, rising."""
         return self.tags.misses(len(asked.gva), asked.tags)
+
+
+def page_tags(pages: Ints, shifts: Bytes | Ints | int) -> Ints:
+    """For 4 KiB pages the number and the size of the pages they lie in, as one number each.
+
+    Its low bits are those of the page number, which choose a set.
+    """
+    if isinstance(shifts, int):
+        tags: Ints = pages >> shifts - 12
+        tags &= PAGE_NUMBER
+        return tags | _size(shifts) if shifts > _SIZES[0] else tags
+    wide = shifts.astype(np.int64)
+    tags = pages >> wide - 12
+    tags &= PAGE_NUMBER
+    tags |= _size(wide)
+    return tags
+
+
+def page_tag(number: int, shift: int) -> int:
+    """As `page_tags` says it of the page with this number, counted in pages of its size."""
+    return number & PAGE_NUMBER | (shift & 15 ^ 12) << _SIZE_BITS
+
+
+def page_of(tag: int) -> tuple[int, int]:
+    """The number and the shift of the page that a tag stands for."""
+    size = tag >> _SIZE_BITS
+    return tag & PAGE_NUMBER, next(shift for shift in _SIZES if shift & 15 ^ 12 == size)
+
+
+def _size(shift: Any) -> Any:  # noqa: ANN401  one, or an array
+    """A size as high bits: of 12, 21, 22 and 30 the low four bits differ; 4 KiB has none."""
+    return (shift & 15 ^ 12) << _SIZE_BITS
 
 
 def _pick(values: Any, some: Ints | slice) -> Any:  # noqa: ANN401  an array of any type, or one value

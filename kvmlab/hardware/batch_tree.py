@@ -70,6 +70,7 @@ class Level:
     """One level of the tree, kept for counting and for setting A and D."""
 
     row: Row
+    prefix: Ints  # what an address has down to here; rising, but at the last level
     parent: Ints  # which row of the level above
     tables: Ints  # where those have their tables, in the tables' own address space
     open: Bools  # of the level above: there is a table
@@ -78,6 +79,7 @@ class Level:
     word: Ints  # where in the pool of RAM
     here: Bools  # whether the walk arrived at this level
     home: Home
+    state: State
 
     @property
     def frames(self) -> Ints:
@@ -93,7 +95,6 @@ class Found:
     levels: list[Level]  # from the top down
     state: State
     frame: Ints  # the 4 KiB page that each page is translated to
-    last: tuple[Ints, State]  # the rows above the last level: prefixes, rising, and their state
 
     @property
     def arrived(self) -> Bools:
@@ -102,19 +103,8 @@ class Found:
         return found
 
     def traits(self) -> Ints:
-        """All that a verdict depends on, as a number below `TRAITS` that `Traits` reads.
-
-        It is made of the entries' own bits, which takes four operations; what the bits mean is
-        worked out for the few numbers that occur.
-        """
-        merged, entry, fmt = self.state.merged, self.state.entry, self.tables.format
-        if fmt.mode == "ept":
-            return merged & (7 | fmt.accessed | 1 << 10) | entry & fmt.dirty
-        found = merged & (2 | 4 | fmt.accessed) | entry & fmt.dirty
-        found |= merged >> 63 & 1
-        if self.tables.switches.keys and fmt.long_mode:
-            found |= (entry >> 59 & 15) << 7
-        return found
+        """All that a verdict on each page depends on."""
+        return traits(self.tables, self.state.merged, self.state.entry)
 
     def rights(self) -> Ints:
         """What all entries together allow, as R, W, X and U."""
@@ -129,6 +119,10 @@ class Found:
         for number in np.flatnonzero(occurrences(traits, TRAITS)).tolist():
             said[number] = judge(Traits(self.tables, number))
         return said.take(traits)
+
+    def shifts(self) -> Ints:
+        """The size of each page here, as a shift."""
+        return _shifts(self.tables, self.state)
 
     def lacks_accessed(self) -> Bools:
         """Whether an entry on the way has its A bit clear."""
@@ -193,11 +187,10 @@ def walk_pages(
     state = State(why, np.full(len(base), tables.rows[0].level, np.uint8), ~zero, zero, base)
     levels = []
     for row in tables.rows:
-        last, prefix = (above, state), prefixes.pop()
-        level, state = _descend(tables, row, prefix, parents.pop(), state, ram, locate)
-        levels.append(level)
-        above = prefix
-    return Found(tables, levels, state, _frames(tables, state, pages), last)
+        prefix, parent = prefixes.pop(), parents.pop()
+        levels.append(_descend(tables, row, prefix, parent, state, ram, locate))
+        state = levels[-1].state
+    return Found(tables, levels, state, _frames(tables, state, pages))
 
 
 def walk_on(found: Found, pages: Ints, ram: Ram) -> Found | None:
@@ -206,14 +199,15 @@ def walk_on(found: Found, pages: Ints, ram: Ram) -> Found | None:
     None where it went not through all of them.  The levels above are those of ``found``; what
     `locate` did for it is not done again, so this is for tables that need none.
     """
-    (regions, state), row = found.last, found.tables.rows[-1]
+    above, row = found.levels[-2], found.tables.rows[-1]
+    regions = above.prefix
     region = pages >> row.index_mask.bit_length()
     parent = np.minimum(regions.searchsorted(region), len(regions) - 1)
     if holds(regions.take(parent) != region):
         return None
-    level, under = _descend(found.tables, row, pages, parent, state, ram, None)
-    levels = [*found.levels[:-1], level]
-    return Found(found.tables, levels, under, _frames(found.tables, under, pages), found.last)
+    level = _descend(found.tables, row, pages, parent, above.state, ram, None)
+    frame = _frames(found.tables, level.state, pages)
+    return Found(found.tables, [*found.levels[:-1], level], level.state, frame)
 
 
 def _descend(
@@ -224,7 +218,7 @@ def _descend(
     above: State,
     ram: Ram,
     locate: Locate | None,
-) -> tuple[Level, State]:
+) -> Level:
     """Read and judge one entry for each ``prefix``; ``above`` is the state of its parent."""
     opened = above.why == TABLE
     home = locate(above.base, opened) if locate else Home(above.base)
@@ -254,7 +248,8 @@ def _descend(
         here[closed] = False
         for name in ("why", "level", "merged", "entry", "base"):
             getattr(state, name)[closed] = getattr(above, name).take(parent[closed])
-    return Level(row, parent, above.base, opened, readable, read, word, here, home), state
+    base = above.base
+    return Level(row, prefix, parent, base, opened, readable, read, word, here, home, state)
 
 
 def _judge(tables: Tables, row: Row, entry: Ints) -> State:
@@ -313,15 +308,35 @@ def _turned(tables: Tables, entry: Ints) -> Ints:
     return entry ^ signed(XD) if tables.switches.nxe else entry | signed(XD)
 
 
+def traits(tables: Tables, merged: Ints, entry: Ints) -> Ints:
+    """All that a verdict depends on, as a number below `TRAITS` that `Traits` reads.
+
+    It is made of the entries' own bits, which takes four operations; what the bits mean is
+    worked out for the few numbers that occur.
+    """
+    fmt = tables.format
+    if fmt.mode == "ept":
+        return merged & (7 | fmt.accessed | 1 << 10) | entry & fmt.dirty
+    found = merged & (2 | 4 | fmt.accessed) | entry & fmt.dirty
+    found |= merged >> 63 & 1
+    if tables.switches.keys and fmt.long_mode:
+        found |= (entry >> 59 & 15) << 7
+    return found
+
+
 def _frames(tables: Tables, state: State, pages: Ints) -> Ints:
     """The 4 KiB page that each page lies in: of a large page the part that is meant."""
+    if holds_all(state.level == 1):
+        return state.base
+    inside = (1 << _shifts(tables, state)) - 1
+    return np.where(state.why == LEAF, state.base | pages << 12 & inside, 0) & ~0xFFF
+
+
+def _shifts(tables: Tables, state: State) -> Ints:
     shifts = np.zeros(8, np.int64)
     for row in tables.rows:
         shifts[row.level] = row.shift
-    if holds_all(state.level == 1):
-        return state.base
-    inside = (1 << shifts.take(state.level)) - 1
-    return np.where(state.why == LEAF, state.base | pages << 12 & inside, 0) & ~0xFFF
+    return shifts.take(state.level)
 
 
 def _any(parent: Ints, rows: Bools, count: int) -> Bools:

@@ -257,3 +257,19 @@ class NestedTlbLookup:
 
     gpa: int
     hit: bool
+
+
+@dataclass(slots=True)
+class WalkCacheLookups:
+    """So many lookups at once, told where accesses are made in batches: all found this level."""
+
+    level: int
+    count: int
+
+
+@dataclass(slots=True)
+class NestedTlbLookups:
+    """So many lookups at once, told where accesses are made in batches."""
+
+    hit: bool
+    count: int

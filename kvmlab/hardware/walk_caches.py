@@ -16,7 +16,7 @@ from kvmlab.hardware.walker import Start, entry_rights
 
 
 @dataclass(slots=True)
-class _Upper:
+class Upper:
     """One cached upper entry: the table below it and the rights of all entries down to it."""
 
     base: int
@@ -29,12 +29,12 @@ class WalkCaches:
 
     def __init__(self, sizes: tuple[tuple[int, int], ...]) -> None:
         self._sizes = dict(sorted(sizes))  # level -> entries, deepest level first
-        self._held: dict[int, dict[tuple[int, Tag], _Upper]] = {one: {} for one in self._sizes}
+        self.held: dict[int, dict[tuple[int, Tag], Upper]] = {one: {} for one in self._sizes}
 
     def longest(self, tables: Tables, gva: int, tag: Tag) -> Start | None:
         """Where a walk may begin: below the deepest cached entry for ``gva``."""
         shifts = {row.level: row.shift for row in tables.rows}
-        for level, held in self._held.items():
+        for level, held in self.held.items():
             key = (gva >> shifts.get(level, 64), tag)
             if level in shifts and key in held:
                 one = held.pop(key)
@@ -50,21 +50,21 @@ class WalkCaches:
             row = rows[visit.level]
             if visit.level != tables.no_rights_level:
                 rights &= entry_rights(tables, visit.entry)
-            held = self._held.get(visit.level)
+            held = self.held.get(visit.level)
             if held is not None:
                 if len(held) == self._sizes[visit.level]:
                     del held[next(iter(held))]
                 base = visit.entry & row.table_address
-                held[gva >> row.shift, tag] = _Upper(base, rights, tag)
+                held[gva >> row.shift, tag] = Upper(base, rights, tag)
 
     def drop_address(self, tables: Tables, gva: int, tag: Tag) -> None:
         """Drop what a walk for ``gva`` would use."""
         for row in tables.rows:
-            self._held.get(row.level, {}).pop((gva >> row.shift, tag), None)
+            self.held.get(row.level, {}).pop((gva >> row.shift, tag), None)
 
     def drop(self, tags: Callable[[Tag], object]) -> None:
         """Drop every entry whose tag passes ``tags``."""
-        for held in self._held.values():
+        for held in self.held.values():
             for key in [key for key, one in held.items() if tags(one.tag)]:
                 del held[key]
 
@@ -73,11 +73,11 @@ class NestedTlb:
     """Guest-physical mappings: GPA to HPA, tagged by the EPT root alone."""
 
     def __init__(self, shape: ArrayShape) -> None:
-        self._array = Array(shape)
+        self.array = Array(shape)
 
     def find(self, gpa: int, wants: int, root: int) -> Mapped | None:
         """The cached translation of ``gpa``, if it grants ``wants``."""
-        entry = self._array.find(gpa, (Tag(0, 0, root),))
+        entry = self.array.find(gpa, (Tag(0, 0, root),))
         if entry is None or wants & ~entry.allows:
             return None
         inside = gpa & (1 << entry.shift) - 1
@@ -88,20 +88,22 @@ class NestedTlb:
 
         A write through a clean mapping must walk again, so that D is set.
         """
-        leaf = found.path[-1].entry
-        clean = dirty and not leaf & dirty
-        allows = found.rights & ~WRITE if clean else found.rights
-        page = found.address & ~((1 << found.shift) - 1)
-        tag = Tag(0, 0, root)
-        shift = found.shift
-        self._array.insert(
-            TlbEntry(gpa >> shift, page, shift, found.rights, allows, leaf, tag, span=shift)
-        )
+        self.array.insert(nested_entry(gpa, found, root, dirty))
 
     def forget(self, gpa: int, root: int) -> None:
         """Drop the mapping of ``gpa``: an EPT violation does."""
-        self._array.remove(gpa, (Tag(0, 0, root),))
+        self.array.remove(gpa, (Tag(0, 0, root),))
 
     def drop(self, root: int | None = None) -> int:
         """Drop the mappings of one EPT root, or of all of them."""
-        return self._array.drop(lambda one: root is None or one.tag.ept_root == root)
+        return self.array.drop(lambda one: root is None or one.tag.ept_root == root)
+
+
+def nested_entry(gpa: int, found: Mapped, root: int, dirty: int) -> TlbEntry:
+    """What the nested TLB keeps of a finished EPT walk (see `NestedTlb.fill`)."""
+    leaf, shift = found.path[-1].entry, found.shift
+    clean = dirty and not leaf & dirty
+    allows = found.rights & ~WRITE if clean else found.rights
+    page = found.address & ~((1 << shift) - 1)
+    tag = Tag(0, 0, root)
+    return TlbEntry(gpa >> shift, page, shift, found.rights, allows, leaf, tag, span=shift)

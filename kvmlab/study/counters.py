@@ -12,6 +12,7 @@ from typing import Any
 
 from kvmlab.hardware.records import (
     NestedTlbLookup,
+    NestedTlbLookups,
     PageFault,
     Step,
     Steps,
@@ -20,6 +21,7 @@ from kvmlab.hardware.records import (
     VmEntry,
     VmExit,
     WalkCacheLookup,
+    WalkCacheLookups,
 )
 from kvmlab.kvm.records import (
     Reflected,
@@ -111,7 +113,9 @@ class Counters:
             Step: self._step,
             Steps: self._steps,
             WalkCacheLookup: self._walk_cache,
+            WalkCacheLookups: self._walk_caches,
             NestedTlbLookup: self._nested_tlb,
+            NestedTlbLookups: self._nested_tlbs,
             PageFault: self._page_fault,
             VmExit: self._exit,
             VmEntry: self._entry,
@@ -165,6 +169,12 @@ class Counters:
 
     def _nested_tlb(self, record: NestedTlbLookup) -> None:
         self._side.cached += record.hit
+
+    def _walk_caches(self, record: WalkCacheLookups) -> None:
+        self.program.cached += record.count if record.level else 0
+
+    def _nested_tlbs(self, record: NestedTlbLookups) -> None:
+        self.program.cached += record.count if record.hit else 0
 
     def _page_fault(self, _record: PageFault) -> None:
         self._side.page_faults += 1

@@ -60,8 +60,12 @@ def one_by_one(target, what, page):
 
 
 def held(target):
-    """Every set of the TLB, in its order of use."""
-    return [list(ways.items()) for array in target.cpu.tlb.arrays() for ways in array.sets]
+    """All that is cached, every set in its order of use."""
+    cpu = target.cpu
+    sets = [ways for array in cpu.tlb.arrays() for ways in array.sets]
+    sets += cpu.walk_caches.held.values() if cpu.walk_caches else []
+    sets += cpu.nested_tlb.array.sets if cpu.nested_tlb else []
+    return [list(ways.items()) for ways in sets]
 
 
 def check(mmu, geometry, what, page="4K", **options):
@@ -88,22 +92,40 @@ def test_nor_with_large_pages(geometry, pieces, turns):
     check("ept", geometry, program(pieces, turns), "2M", host_page="2M")
 
 
-BUSY = [UNIFIED, NARROW, SIDES]
+BUSY = [("ept", one) for one in GEOMETRIES]
+BUSY += [(mmu, one) for mmu in ("native", "shadow", "npt") for one in (TINY, SIDES)]
 
 
-@pytest.mark.parametrize("geometry", [*BUSY, SKYLAKE], ids=lambda one: one.name)
-@pytest.mark.parametrize("mmu", ["native", "shadow", "ept", "npt"])
+@pytest.mark.parametrize("mmu, geometry", BUSY)
 def test_nor_where_most_accesses_miss(mmu, geometry, monkeypatch):
+    check_busy(monkeypatch, mmu, geometry)
+
+
+@pytest.mark.parametrize(
+    "mmu, levels", [(mmu, n) for mmu in ("native", "ept") for n in (2, 3, 5)] + [("npt", 3)]
+)
+def test_nor_in_other_paging_modes(mmu, levels, monkeypatch):
+    check_busy(monkeypatch, mmu, TINY, guest_levels=levels)
+
+
+@pytest.mark.parametrize("guest, host", [("2M", "2M"), ("2M", "4K"), ("4K", "2M")])
+def test_nor_where_pages_are_large_and_many(guest, host, monkeypatch):
+    sizes = {"guest_memory": "256M", "host_memory": "1G"}
+    check_busy(monkeypatch, "ept", TINY, guest, host_page=host, **sizes)
+
+
+def check_busy(monkeypatch, mmu, geometry, page="4K", **options):
     """Some pages are touched late, so that quiet stretches end in a fault."""
     monkeypatch.setattr(batches, "_LEAST", 20)
+    monkeypatch.setattr(batches, "_PLANNED", 500)
     stretches = []
     monkeypatch.setattr(batches, "make_quietly", counting(stretches))
-    rng = np.random.default_rng(3)
-    pages = rng.integers(0, 40 + np.arange(6000) // 100)
-    kinds = rng.choice([1, 2, 4], 6000, p=(0.7, 0.2, 0.1)).astype(np.uint8)
-    gva = 0x40_0000 + (pages << 12) + rng.integers(0, 4096, 6000)
-    check(mmu, geometry, Accesses(kinds, gva.astype(np.uint64)))
-    assert any(stretches) == (geometry in BUSY)
+    rng, shift = np.random.default_rng(3), 21 if page == "2M" else 12
+    pages = rng.integers(0, 40 + np.arange(2000) // 40)
+    kinds = rng.choice([1, 2, 4], 2000, p=(0.7, 0.2, 0.1)).astype(np.uint8)
+    gva = 0x40_0000 + (pages << shift) + rng.integers(0, 2 * 4096 if shift > 12 else 4096, 2000)
+    check(mmu, geometry, Accesses(kinds, gva.astype(np.uint64)), page, **options)
+    assert any(stretches)
 
 
 def counting(stretches):
