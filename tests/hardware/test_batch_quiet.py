@@ -24,7 +24,8 @@ from kvmlab.hardware.records import (
     WalkCacheLookups,
 )
 from kvmlab.hardware.tlb import ALL_SIZES, TINY, UNIFIED, ArrayShape, Geometry
-from tests.tables_shared import MODES, shared
+from tests.bench import data
+from tests.tables_shared import HOST_FRAMES, MODES, shared
 
 SMALL = Geometry(
     "small",
@@ -36,6 +37,7 @@ SMALL = Geometry(
 )
 NO_CACHES = replace(TINY, name="no caches", walk_caches=(), nested=None)
 GEOMETRIES = (UNIFIED, TINY, SMALL, NO_CACHES)
+KINDS = [int(kind) for kind in Kind]
 WHERE = ("miss", "L1", "L2")
 EXAMPLES = settings(max_examples=int(os.environ.get("KVMLAB_CASES", "8")))
 
@@ -101,21 +103,27 @@ def warm(seed, mode, second, geometry):
     before = len(order) // 6
     attempt_all(cpu, gva[:before], kinds[:before])
     if seed % 2:
-        grow_old(cpu, rng)
+        meddle(cpu, rng, seed % 4 == 3)
+        kinds[before:] = rng.choice(KINDS, len(kinds) - before, p=(0.8, 0.1, 0.1))
     told.__init__()
     return cpu, gva[before:], kinds[before:], told
 
 
-def grow_old(cpu, rng):
-    """Half of all entries get another bit 9: what is cached of them is now older than they are.
+def meddle(cpu, rng, point_elsewhere):
+    """Change tables behind the back of what is cached of them, as one who forgets to flush.
 
-    To the processor it means nothing, but in a leaf of EPT, where it is D.
+    Half of the entries get another bit 9, which means nothing but in a leaf of EPT, where it is
+    D, and bit 6, where no table of EPT is: D again.  Or some point where others did.
     """
     for pfn in cpu.ram.image():
         words = cpu.ram.frame(pfn)
-        some = rng.random(len(words)) < 0.5
-        words |= np.where(some & (words != 0), 1 << 9, 0)
-        words |= np.where(some & (words >> 32 != 0), (cpu.context.width == 32) << 41, 0)
+        used = np.flatnonzero(words)
+        if point_elsewhere:
+            words[rng.choice(used, 2)] = words[rng.choice(used, 2)]
+        else:
+            some = used[rng.random(len(used)) < 0.5]
+            words[some] |= 1 << 9 | (pfn << 12 >= HOST_FRAMES[0]) << 6
+            words[some[words[some] >> 32 != 0]] |= (cpu.context.width == 32) << 41
         cpu.ram.store_words(pfn << 12, words)
 
 
@@ -168,3 +176,63 @@ def test_most_tables_have_a_stretch(mode, second):
     """So that the test above has something to say."""
     made = [check(seed, mode, second, SMALL) for seed in range(16)]
     assert any(made) or (mode, second) == ("pae", "npt")  # there no page of theirs is reached
+
+
+PAGES = np.arange(6) << 9 | np.arange(6) << 18  # a table of each level for each
+READ, FETCH = int(Kind.READ), int(Kind.FETCH)
+
+
+def regular(made):
+    """A CPU over tables that allow all, after reads of the pages ``made``; A bits are set."""
+    told, origin = Told(), data.build(PAGES, nested=False, flawed=False)
+    cpu = Cpu(origin.ram, origin.processor, SMALL, told)
+    cpu.start(origin.controls)
+    cpu.cpl = 3
+    attempt_all(cpu, PAGES << 12, [READ] * len(PAGES))
+    cpu.flush_tlb()
+    attempt_all(cpu, PAGES[made] << 12, [READ] * len(made))
+    return cpu, told
+
+
+def leaf_of(cpu, page):
+    """Where the leaf entry of a page lies."""
+    table = cpu.context.root
+    for shift in (27, 18, 9):
+        table = cpu.ram.load(table + 8 * (page >> shift & 511)) & ~0xFFF & (1 << 52) - 1
+    return table + 8 * (page & 511)
+
+
+def test_what_is_stale_in_one_array_and_fresh_in_another_stays_so():
+    """Data keep a translation that the second level lost, and that a fetch then walks for."""
+    twins = []
+    for _ in range(2):
+        cpu, told = regular([0])
+        leaf = leaf_of(cpu, 0)
+        cpu.ram.store(leaf, cpu.ram.load(leaf) | 1 << 9)
+        told.__init__()
+        twins.append((cpu, told))
+    (fast, _), (slow, said) = twins
+    pages = np.array([0, *PAGES[1:], 0])
+    kinds = np.full(len(pages), FETCH, np.uint8)
+    kinds[0] = READ
+    made = stretch(fast, pages << 12, kinds, 1)
+    attempt_all(slow, pages << 12, kinds)
+    assert [WHERE[one] for one in made.where] == [row[0] for row in said.rows]
+    assert cached(fast) == cached(slow)
+    data_side, second = slow.tlb.arrays()[0], slow.tlb.arrays()[-1]
+    for array, version in ((data_side, 0), (second, 1 << 9)):
+        (entry,) = [one for ways in array.sets for one in ways.values() if one.vpn == 0]
+        assert entry.leaf & 1 << 9 == version
+
+
+def test_a_walk_that_would_begin_at_a_stale_upper_entry_is_for_the_scalar_path():
+    cpu, _ = regular([0, 1])
+    kinds = np.full(2, READ, np.uint8)
+    assert stretch(cpu, PAGES[:2] << 12, kinds, 1) is not None
+    table = leaf_of(cpu, PAGES[0]) & ~0xFFF
+    cpu.tlb.drop()
+    for level in cpu.walk_caches.held.values():
+        for upper in level.values():
+            upper.base += 0x1000 * (upper.base == table)
+    assert stretch(cpu, PAGES[:2] << 12, kinds, 1) is None
+    assert stretch(cpu, PAGES[1:2] << 12, kinds[:1], 1) is not None  # which is not concerned
