@@ -42,6 +42,7 @@ class Memory:
         self.swap = swap or Swap()
         self.mappings: list[Mapping] = []
         self.processes: list[Killable] = []
+        self._dying: Killable | None = None  # killed, and still on its way out of the kernel
         self.oom_notifiers: list[Callable[[], int]] = []  # a balloon that can give pages back
         self.shrinkers: list[Callable[[], int]] = []  # caches of the kernel: pages freed
         self.wake_kswapd: Callable[[], None] = _asleep
@@ -176,6 +177,8 @@ class Memory:
         """
         if sum(notify() for notify in self.oom_notifiers):
             return True
+        if self._dying and self._dying.rss + self._dying.swap_entries:
+            return False  # what serves its fault needs one frame more (tsk_is_oom_victim())
         found = worst(self.processes, self.zone.managed + self.swap.total)
         if found is None:
             raise MachineCheck("Kernel panic - not syncing: System is deadlocked on memory")
@@ -183,7 +186,9 @@ class Memory:
         self._tap(VmEvent("oom_kill"))
         self._tap(OomKill(victim.name, points, victim.rss, victim.swap_entries, victim.table_pages))
         self.processes.remove(victim)
-        return victim.kill()
+        gone = victim.kill()
+        self._dying = None if gone else victim
+        return gone
 
     def lru_of(self, role: Role, *, active: bool = False) -> Lru:
         """The list on which a page of ``role`` starts."""

@@ -289,3 +289,20 @@ class NoByteIsLost(RuleBasedStateMachine):
 
 TestNoByteIsLost = NoByteIsLost.TestCase
 TestNoByteIsLost.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_a_process_that_is_being_killed_uses_the_reserves_and_nobody_else_dies_for_it():
+    """One fault may need a table and a page: the second finds the killing under way."""
+    kernel, process, _files = filled()
+    other = kernel.process("other")
+    process.kill = lambda: False  # it runs in the kernel just now
+    other.touch(0)
+    index = 0
+    while not kernel.stat["oom_kill"]:
+        process.touch(index)
+        index += 1
+    for more in range(index, index + 20):
+        process.touch(more)
+    assert kernel.stat["oom_kill"] == 1
+    assert [one.victim for one in kernel.records if isinstance(one, OomKill)] == ["process"]
+    assert other.present
