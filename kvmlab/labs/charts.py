@@ -126,13 +126,12 @@ class Lines(widgets.VBox):
         scales = {"x": bqplot.LinearScale(), "y": bqplot.LinearScale(min=0)}
         self._lines = bqplot.Lines(x=[0, 0], y=[[0, 0]], scales=scales, stroke_width=2)
         self._across = bqplot.Axis(scale=scales["x"], grid_lines="none", label_offset="32px")
-        self._up = bqplot.Axis(
-            scale=scales["y"], orientation="vertical", label_offset="56px", num_ticks=5
-        )
+        self._up = bqplot.Axis(scale=scales["y"], side="left", label_offset="56px")
         figure = bqplot.Figure(
             marks=[self._lines],
             axes=[self._across, self._up],
             display_toolbar=False,
+            padding_y=0,
             fig_margin={"top": 8, "bottom": 56, "left": 80, "right": RIGHT},
             layout=widgets.Layout(width="100%", min_width="300px", height="240px", margin="0"),
         )
