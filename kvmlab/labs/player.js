@@ -243,7 +243,7 @@ class Player {
       const answers = ask.choices.map((choice, n) =>
         make("button", { type: "button", onclick: () => this.answer(n) }, choice),
       );
-      const skip = { type: "button", className: "kvm-skip", onclick: () => this.settle("") };
+      const skip = { type: "button", className: "kvm-skip", onclick: () => this.skip() };
       const legend = make("legend", {}, ...prose(ask.question));
       const form = make("fieldset", {}, legend, ...answers, make("button", skip, this.label("skip")));
       this.question.replaceChildren(form);
@@ -258,6 +258,13 @@ class Player {
     this.model.set("answer", { step: this.step, choice, right: choice === answer });
     this.model.save_changes();
     this.settle(feedback[choice]);
+  }
+
+  /** The question of this step is left out; the kernel hears of it as of choice -1. */
+  skip() {
+    this.model.set("answer", { step: this.step, choice: -1, right: false });
+    this.model.save_changes();
+    this.settle("");
   }
 
   settle(said) {

@@ -29,7 +29,8 @@ class Player(anywidget.AnyWidget):
     """Shows one scene, steps through it in the browser, and says what the learner did.
 
     The browser moves ``step``, names in ``chosen`` the element that was picked last, and leaves in
-    ``answer`` the last answer to a question: ``{"step", "choice", "right"}``.
+    ``answer`` the last answer to a question: ``{"step", "choice", "right"}``, choice -1 if it was
+    skipped.
     """
 
     _esm = module()
