@@ -21,7 +21,7 @@ from kvmlab.guest.virtio_mmio import VirtioMmioDriver
 from kvmlab.virtio import balloon
 from kvmlab.virtio.balloon import MOST_PFNS, Feature, Field, pack_pfns
 from kvmlab.virtio.mmio import INTERRUPT_CONFIG, INTERRUPT_QUEUE
-from kvmlab.virtio.ring import RING_EVENT_IDX, Segment
+from kvmlab.virtio.ring import RING_EVENT_IDX, Layout, Segment
 
 RETRY = 200 * MILLISECOND  # how long it sleeps when it is out of puff
 
@@ -268,6 +268,15 @@ class BalloonDriver:
 
         self._tell(balloon.INFLATE, [new], lambda: self._tell(balloon.DEFLATE, [page], free))
         return True
+
+    def listen(self, tap: Tap) -> Tap:
+        """Say to ``tap`` alone what it does from now on; returns who has heard of it so far."""
+        before, self._tap = self._tap, tap
+        return before
+
+    def layout(self, queue: str) -> Layout:
+        """Where a queue's descriptors and rings lie in the guest's memory."""
+        return self._queues[queue].layout
 
     @property
     def bound(self) -> bool:

@@ -4,6 +4,8 @@ Linux, mm/page_alloc.c.  Linux keeps blocks up to order 10 and gathers gigantic 
 neighbouring blocks; here a block may have order 18, so that a 1 GiB page is one block.
 """
 
+from collections.abc import Iterator
+
 from kvmlab.base.errors import BadSize, OutOfMemory
 
 MAX_ORDER = 18
@@ -103,6 +105,12 @@ class Buddy:
     def has(self, order: int) -> bool:
         """Whether a block of 2**order frames is free."""
         return any(self._blocks[order:])
+
+    def free_ranges(self) -> Iterator[tuple[int, int]]:
+        """Every free block, as its first frame and how many frames it has."""
+        for order, blocks in enumerate(self._blocks):
+            for pfn in blocks:
+                yield pfn, 1 << order
 
     def free_blocks(self) -> tuple[int, ...]:
         """How many free blocks there are of each order, as in /proc/buddyinfo."""

@@ -97,6 +97,12 @@ class Balloon:
         self.on_change: Callable[[int], None] | None = None  # told the bytes left to the guest
         self.num_pages = self.actual = self.poison = 0
 
+    def listen(self, tap: Tap) -> Tap:
+        """Say to ``tap`` alone what it does from now on; returns who has heard of it so far."""
+        before, self._tap = self._tap, tap
+        self.pages.tap = self.stats.tap = tap
+        return before
+
     @property
     def queue_sizes(self) -> Mapping[str, int]:
         """Its queues, numbered in this order."""

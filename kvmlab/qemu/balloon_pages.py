@@ -29,7 +29,7 @@ class BalloonPages:
     """
 
     def __init__(self, memory: GuestMemory, process: AddressSpace, tap: Tap) -> None:
-        self._memory, self._process, self._tap = memory, process, tap
+        self._memory, self._process, self.tap = memory, process, tap
         self.inhibited = False  # ram_block_discard_disable(): a VFIO device, incoming postcopy
         self._warned = False
 
@@ -38,7 +38,7 @@ class BalloonPages:
         hvas = self._trusted(balloon.INFLATE, pfns)
         freed = 0 if self.inhibited else self._discard(hvas)
         refused = len(pfns) - len(hvas)
-        self._tap(BalloonServed(balloon.INFLATE, len(pfns), refused, freed))
+        self.tap(BalloonServed(balloon.INFLATE, len(pfns), refused, freed))
 
     def deflate(self, pfns: NDArray[np.int64]) -> None:
         """Nothing comes back but a hint; the guest's next touch brings the memory."""
@@ -46,7 +46,7 @@ class BalloonPages:
         for hva in [] if self.inhibited else hvas.tolist():
             size = 1 << self._process.page_shift(hva)
             self._process.madvise_willneed(hva & ~(size - 1), size)
-        self._tap(BalloonServed(balloon.DEFLATE, len(pfns), len(pfns) - len(hvas), 0))
+        self.tap(BalloonServed(balloon.DEFLATE, len(pfns), len(pfns) - len(hvas), 0))
 
     def report(self, blocks: list[Segment]) -> None:
         """Give free blocks back, those of them that are whole pages of the host's.
@@ -60,14 +60,14 @@ class BalloonPages:
                 hva = slot.hva_of(block.gpa)
                 if (hva | block.length) % (1 << self._process.page_shift(hva)) == 0:
                     freed = self._process.madvise_dontneed(hva, block.length)
-            self._tap(FreeBlock(balloon.REPORT, block.gpa, block.length, freed))
+            self.tap(FreeBlock(balloon.REPORT, block.gpa, block.length, freed))
 
     def _trusted(self, queue: str, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """The HVAs of those that are RAM."""
         hvas = self._memory.hvas(pfns << PAGE_SHIFT)
         for pfn in pfns[hvas < 0].tolist():
             why = "ROM" if self._memory.slot(pfn << PAGE_SHIFT) else "hole"
-            self._tap(PfnRefused(queue, pfn, why))
+            self.tap(PfnRefused(queue, pfn, why))
         return hvas[hvas >= 0]
 
     def _discard(self, hvas: NDArray[np.int64]) -> int:
@@ -92,4 +92,4 @@ class BalloonPages:
     def _warn(self) -> None:
         if not self._warned:
             self._warned = True
-            self._tap(Warned(_PARTIAL))
+            self.tap(Warned(_PARTIAL))

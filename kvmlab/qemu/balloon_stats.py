@@ -43,7 +43,7 @@ class GuestStats:
     """
 
     def __init__(self, clock: Clock, give_back: Callable[[Chain], None], tap: Tap) -> None:
-        self._clock, self._give_back, self._tap = clock, give_back, tap
+        self._clock, self._give_back, self.tap = clock, give_back, tap
         self.interval = 0  # seconds; 0: nobody asks
         self._timer: Timer | None = None
         self.reset()
@@ -63,7 +63,7 @@ class GuestStats:
         records = unpack_stats(data)
         self.values.update({Tag(tag): value for tag, value in records if tag in self.values})
         self.last_update = self._clock.wall
-        self._tap(StatsArrived(tuple(records), self.last_update))
+        self.tap(StatsArrived(tuple(records), self.last_update))
         if self.interval:
             self._arm(self.interval)
 
