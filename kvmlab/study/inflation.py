@@ -1,0 +1,284 @@
+"""A guest with a balloon on a server of its own: what is done to it, and what comes of it.
+
+Each deed leaves `Moment`s: what stood before, one for each buffer of the ring and for whatever
+else happened, and what stands after.  All numbers are the engine's.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
+
+from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.base.clock import SECOND
+from kvmlab.base.errors import BadChoice, ProcessKilled
+from kvmlab.guest.process import Process
+from kvmlab.guest.reclaim import Reclaimer
+from kvmlab.guest.records import BalloonMoved, OutOfPuff
+from kvmlab.hardware.records import Kind
+from kvmlab.linux.frames import Role, runs
+from kvmlab.linux.records import OomKill
+from kvmlab.machine import Machine, Server, connect
+from kvmlab.management.virsh import virsh
+from kvmlab.qemu.records import BalloonActual, BalloonServed, BalloonTarget, FreeBlock
+from kvmlab.study.inflation_beginning import DOMAIN, MIB, RAM, Beginning, stats_of_2014
+from kvmlab.study.inflation_moments import (
+    CELL,
+    OWNERS,
+    Buffer,
+    Moment,
+    buffer_of,
+    by_cell,
+    ept_of,
+    leaf_shift,
+    mapped_pages,
+    owner_of_pages,
+    used_index,
+)
+from kvmlab.study.story import Verb
+
+HOST_MEMORY = "64M"
+AREA = 0x1000_0000  # where the process has its memory
+WATCHED = ("pgsteal_file", "pswpout", "pswpin", "pgmajfault", "oom_kill")
+WORKING = 256  # pages of the working set
+STEP = 2  # MiB that a process takes at a time
+MOST_SECONDS = 3600
+
+
+class Inflation:
+    """The experiment.  ``moments`` are those of the last deed, ``history`` all of them."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        self.beginning = beginning
+        self.history: list[Moment] = []
+        self.moments: list[Moment] = []
+        self.deed: tuple[object, ...] = ("begin",)
+        self.returned = self.freed = 0
+        self._posted: Buffer | None = None
+        self._counted: dict[str, int] = {}
+        self._listening = False
+        self.server = Server(HOST_MEMORY)
+        if beginning.backing == "2M":
+            self.server.host.hugetlb[21].set_nr(RAM // (2 * MIB))
+        self.connection = connect(self.server, boot=self._boot)
+        self.domain = self.connection.createXML(beginning.xml)
+        self.process: Process | None = None
+        self._taken: list[int] = []  # where each mapping that grew begins
+        self._file_pages = 0
+        self._load()
+        self.server.clock.sleep(SECOND)
+        self._listening = True
+        self._end()
+
+    # -- the beginning ----------------------------------------------------------------------
+
+    def _boot(self, machine: Machine) -> None:
+        """A Linux whose memory was in use before, as far as ``touched`` says."""
+        self.machine = machine
+        self.guest = Reclaimer(machine.guest, swap=self.beginning.swap * MIB, tap=self._hear)
+        self.guest.start(machine.clock)
+        ept_of(machine).pre_fault(0, self.beginning.touched * MIB)
+        assert machine.balloon is not None  # noqa: S101  its definition names one
+        machine.balloon.listen(self._hear)
+        if self.beginning.driver != "none":
+            self._load_driver()
+
+    def _load_driver(self) -> None:
+        told = self.guest.statistics
+        stats = stats_of_2014(told) if self.beginning.driver == "2014" else told
+        self.machine.load_balloon_driver(stats=stats).listen(self._hear)
+
+    def _load(self) -> None:
+        if self.beginning.process:
+            self._map(self.beginning.process)
+        self._read(self.beginning.cache)
+
+    # -- deeds ------------------------------------------------------------------------------
+
+    def setmem(self, kib: int) -> None:
+        """``virsh setmem``, and one second; raises what virsh says if it is refused."""
+        with self._doing("setmem", kib):
+            printed = virsh(self.connection, f"setmem {DOMAIN} {kib}")
+            if printed.status:
+                raise BadChoice(printed.err.strip().removeprefix("error: "))
+            self.server.clock.sleep(SECOND)
+
+    def wait(self, seconds: int) -> None:
+        """Let so much time pass; raises `BadChoice`."""
+        if not 0 < seconds <= MOST_SECONDS:
+            raise BadChoice(f"wait from 1 to {MOST_SECONDS} seconds, not {seconds}")
+        with self._doing("wait", seconds):
+            self.server.clock.sleep(seconds * SECOND)
+
+    def grow(self) -> None:
+        """A process of the guest takes `STEP` MiB more and writes to all of it."""
+        with self._doing("grow", STEP), self._survived():
+            self._map(STEP)
+
+    def shrink(self) -> None:
+        """It gives back what it took last; raises `BadChoice` if there is nothing."""
+        if self.process is None or not self._taken:
+            raise BadChoice("no process has anything to free; let one take memory first")
+        with self._doing("shrink"):
+            self.process.munmap(self._taken.pop())
+
+    def read(self) -> None:
+        """A MiB of a file that was not read before comes into the page cache."""
+        with self._doing("read", 1), self._survived():
+            self._read(1)
+
+    def work(self) -> None:
+        """The process uses its working set: `WORKING` pages from its first on."""
+        if self.process is None or not self._taken:
+            raise BadChoice("no process has memory to work with; let one take some first")
+        with self._doing("work", WORKING), self._survived():
+            for page in range(WORKING):
+                self.machine.guest.touch(self._taken[0] + page * PAGE_SIZE, Kind.READ)
+
+    def period(self, seconds: int) -> None:
+        """``virsh dommemstat --period``; raises `BadChoice` in virsh's words."""
+        with self._doing("period", seconds):
+            printed = virsh(self.connection, f"dommemstat {DOMAIN} --period {seconds}")
+            if printed.status:
+                raise BadChoice(printed.err.strip().removeprefix("error: "))
+            self.server.clock.sleep(SECOND)
+
+    def modprobe(self) -> None:
+        """Load the balloon's driver; raises `BadChoice` if it is loaded."""
+        with self._doing("modprobe"):
+            self._load_driver()
+            self.server.clock.sleep(SECOND)
+
+    @contextmanager
+    def _doing(self, *deed: object) -> Iterator[None]:
+        self.deed, self.moments, self.freed = deed, [], 0
+        self._counted = {name: self.guest.stat[name] for name in WATCHED}
+        self._note(replace(self.history[-1], event="before", freed=0, counts=(), buffer=None))
+        yield
+        self._end()
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        """What is done in it may cost the process its life: then there is none any more."""
+        try:
+            yield
+        except ProcessKilled:
+            self.process = None
+            self._taken.clear()
+
+    def _end(self) -> None:
+        """The deed is done: what stands now, and what virsh prints."""
+        stats = virsh(self.connection, f"dommemstat {DOMAIN}").out
+        self._note(self._moment("after", freed=self.freed, stats=stats))
+
+    def _map(self, mib: int) -> None:
+        kernel = self.machine.guest
+        if self.process is None:
+            self.process = kernel.spawn("app")
+        kernel.switch(self.process)
+        start = max((vma.end for vma in self.process.vmas), default=AREA)
+        self._taken.append(start)
+        self.process.mmap(start, mib * MIB, populate=True)
+        self._touch()
+
+    def _touch(self) -> None:
+        """The process writes to what it has: the EPT violations of that, taken in one go.
+
+        KVM_PRE_FAULT_MEMORY leaves the same EPT and the same host frames as page after page.
+        """
+        pages = self.guest.memory.frames.with_role(Role.ANON)
+        holes = pages[~mapped_pages(self.machine, RAM)[pages]]
+        for first, count in runs(holes):
+            ept_of(self.machine).pre_fault(first << PAGE_SHIFT, count << PAGE_SHIFT)
+
+    def _read(self, mib: int) -> None:
+        for _ in range(mib * MIB // PAGE_SIZE):
+            self.guest.cache.read(1, self._file_pages)
+            self._file_pages += 1
+
+    # -- what is heard ----------------------------------------------------------------------
+
+    def _hear(self, record: object) -> None:
+        if isinstance(record, BalloonServed | FreeBlock):
+            self.returned += record.freed
+            self.freed += record.freed
+        if not self._listening:
+            return
+        if isinstance(record, BalloonMoved):
+            self._posted = buffer_of(self.machine, record.queue)
+            self._before = self.returned
+        elif isinstance(record, BalloonActual) and self._posted:
+            self._served(self._posted)
+        elif isinstance(record, BalloonTarget):
+            self._note(self._moment("target"))
+        elif isinstance(record, OutOfPuff):
+            self._again("puff", 0)
+        elif isinstance(record, FreeBlock):
+            self._again("report", record.freed)
+        elif isinstance(record, OomKill):
+            self._note(self._moment("kill", note=record.victim))
+
+    def _served(self, posted: Buffer) -> None:
+        """The device gave a buffer back, and the guest wrote ``actual``."""
+        used = used_index(self.machine, posted.queue)
+        leaf = leaf_shift(self.machine, posted.pfns[0] << PAGE_SHIFT)
+        buffer = replace(posted, used=used, leaf=leaf)
+        freed, self._posted = self.returned - self._before, None
+        self._note(self._moment(posted.queue, freed=freed, buffer=buffer))
+
+    def _again(self, event: str, freed: int) -> None:
+        """Something that comes many times in a row is one moment."""
+        last = self.moments[-1] if self.moments else None
+        if last and last.event == event:
+            del self.moments[-1], self.history[-1]
+            many = {"freed": last.freed + freed, "times": last.times + 1}
+            self._note(self._moment(event, **many))
+        else:
+            self._note(self._moment(event, freed=freed))
+
+    def _note(self, moment: Moment) -> None:
+        self.moments.append(moment)
+        self.history.append(moment)
+
+    def _moment(self, event: str, **more: object) -> Moment:
+        info, host = self.guest.meminfo(), self.server.host
+        assert self.machine.balloon is not None  # noqa: S101  its definition names one
+        assert self.machine.vmm is not None  # noqa: S101  it has a hypervisor
+        stat = self.guest.stat
+        grown = {name: stat[name] - self._counted.get(name, 0) for name in WATCHED}
+        return Moment(
+            event=event,
+            seconds=self.server.clock.now / SECOND,
+            target=RAM - (self.machine.balloon.num_pages << PAGE_SHIFT),
+            actual=self.machine.balloon.left,
+            returned=self.returned,
+            rss=self.machine.vmm.process.rss << PAGE_SHIFT,
+            host_free=host.buddy.free_frames << PAGE_SHIFT,
+            total=info["MemTotal"] << 10,
+            free=info["MemFree"] << 10,
+            cache=info["Cached"] << 10,
+            process=info["AnonPages"] << 10,
+            swapped=info["SwapTotal"] - info["SwapFree"] << 10,
+            blocks=self.guest.memory.buddy.free_blocks(),
+            driver=self.machine.balloon_driver is not None,
+            interval=self.machine.balloon.stats.interval,
+            owners=by_cell(owner_of_pages(self.guest, RAM), len(OWNERS)),
+            mapped=mapped_pages(self.machine, RAM).reshape(-1, CELL).sum(axis=1),
+            counts=tuple((name, count) for name, count in grown.items() if count),
+            **more,  # type: ignore[arg-type]
+        )
+
+
+VERBS: Mapping[str, Verb[Inflation]] = MappingProxyType(
+    {
+        "setmem": Verb(Inflation.setmem, (int,)),
+        "wait": Verb(Inflation.wait, (int,)),
+        "grow": Verb(Inflation.grow),
+        "shrink": Verb(Inflation.shrink),
+        "read": Verb(Inflation.read),
+        "work": Verb(Inflation.work),
+        "period": Verb(Inflation.period, (int,)),
+        "modprobe": Verb(Inflation.modprobe),
+    }
+)
+"""What can be done to it."""
