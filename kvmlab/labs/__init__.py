@@ -1,4 +1,4 @@
-"""The labs: `walk`, `modes` and `tables`, each one call that shows one lab.
+"""The labs: `walk`, `modes`, `tables` and `balloon`, each one call that shows one lab.
 
 A lab is loaded when it is first called, so importing this package costs next to nothing and
 loads no chart library.
@@ -7,12 +7,13 @@ loads no chart library.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvmlab.labs.balloon_lab import BalloonLab
     from kvmlab.labs.modes_lab import ModesLab
     from kvmlab.labs.tables_lab import TablesLab
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
 
-__all__ = ["modes", "tables", "walk"]
+__all__ = ["balloon", "modes", "tables", "walk"]
 
 
 def walk(machine: "Machine | None" = None) -> "WalkLab":
@@ -43,3 +44,13 @@ def tables(machine: "Machine | None" = None, share: str = "", **chosen: Any) -> 
     from kvmlab.labs.tables_lab import TablesLab
 
     return TablesLab(machine, share, **chosen)
+
+
+def balloon(share: str = "", **chosen: Any) -> "BalloonLab":  # noqa: ANN401  as its plan takes
+    """A guest's balloon, inflated and deflated: what was asked for, reached, and returned.
+
+    ``chosen`` are keys of `BalloonLab.BEGINNING`, ``share`` a share string.  Raises `BadChoice`.
+    """
+    from kvmlab.labs.balloon_lab import BalloonLab
+
+    return BalloonLab(share, **chosen)

@@ -58,7 +58,9 @@ class Lab(ipywidgets.VBox):
             self._show(0)
         tools = self._row(*self._tools(), self.language)
         asked = self._row(self.opened, self.loader)
-        super().__init__([*rows, tools, asked, self.notice, *self._views(), self.desk])
+        super().__init__(
+            [*rows, tools, asked, self.notice, *self._views(), self.desk, *self._below()]
+        )
         self.add_class("kvmlab-lab")
         self.add_class(f"kvmlab-{self.NAME}")
 
@@ -132,6 +134,10 @@ class Lab(ipywidgets.VBox):
         """The numbers behind every chart."""
         return []
 
+    def _middle(self) -> str:
+        """More of the desk, between the facts and the tables: HTML, its text escaped."""
+        return ""
+
     def _code(self, plan: dict[str, object]) -> str:
         """Lines of Python that make ``plan`` real without a lab."""
         raise NotImplementedError
@@ -139,6 +145,10 @@ class Lab(ipywidgets.VBox):
     def _views(self) -> list[ipywidgets.Widget]:
         """What stands between the notice and the desk: the player, charts."""
         return [self.player]
+
+    def _below(self) -> list[ipywidgets.Widget]:
+        """What stands below the desk."""
+        return []
 
     def _draw_charts(self) -> None:
         """Put new numbers into the charts, one message each."""
@@ -193,7 +203,7 @@ class Lab(ipywidgets.VBox):
     def _say(self) -> None:
         """Everything that is text, in one message: facts, tables, the panels that are open."""
         lines = "".join(f"<div>{escape(line)}</div>" for line in self._facts())
-        parts = [STYLE, f'<div role="status">{lines}</div>']
+        parts = [STYLE, f'<div role="status">{lines}</div>', self._middle()]
         tables = "".join(map(table_html, self._tables()))
         if tables:
             title = escape(say("lab.tables"))

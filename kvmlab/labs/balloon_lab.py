@@ -1,0 +1,219 @@
+"""Inflate and deflate: the lab of the balloon."""
+
+from collections.abc import Callable
+from html import escape
+from types import MappingProxyType
+
+import ipywidgets
+
+from kvmlab.figures.balloon import balloon_curves, balloon_scene, buddy_table, numbers_table
+from kvmlab.figures.balloon_diagnosis import diagnoses, summary
+from kvmlab.figures.curves import Curves
+from kvmlab.figures.scene import Scene, Table
+from kvmlab.labs.charts import Lines
+from kvmlab.labs.guard import guarded
+from kvmlab.labs.lab import Lab
+from kvmlab.study.inflation import VERBS, Inflation
+from kvmlab.study.inflation_beginning import CHOICES, DOMAIN, MIB, RAM, Beginning, usual_plan
+from kvmlab.study.inflation_moments import Moment
+from kvmlab.study.story import Story
+from kvmlab.text import count, say
+
+WAITS = (1, 10)  # seconds
+LAST = 1_000_000  # a step beyond any scene: its last
+WIDE = MappingProxyType({"description_width": "initial"})
+
+
+class BalloonLab(Lab):
+    """A guest of 16 MiB, its balloon, and what its host really gets back.
+
+    The desk follows the player: it shows the numbers of the step where the learner is, and not
+    those behind a question that is still open.  Scripts read ``experiment`` and ``moment``.
+    """
+
+    NAME = "balloon"
+    BEGINNING = MappingProxyType(usual_plan())
+
+    # -- controls -----------------------------------------------------------------------------
+
+    def _make_controls(self) -> list[ipywidgets.Widget]:
+        self._story = Story(lambda plan: Inflation(Beginning.of(plan)), VERBS)
+        self._settled: set[int] = set()
+        self._showing = False
+        self._chart: Lines | None = None
+        self.charts = ipywidgets.VBox()
+        self.desk.add_class("kvm-modes")
+        setting = [self._choice(name) for name in CHOICES]
+        self.player.observe(self._stepped, names=["step", "answer"])
+        return [self._row(*setting), self._row(*self._deeds())]
+
+    def _choice(self, name: str) -> ipywidgets.Widget:
+        """The control of one thing that the beginning says."""
+        control: ipywidgets.Widget
+        if isinstance(CHOICES[name][0], bool):
+            control = self._toggle(f"lab.balloon.{name}")
+        else:
+            control = ipywidgets.Dropdown(
+                options=[(str(value), value) for value in CHOICES[name]],
+                value=getattr(Beginning(), name),
+                style=dict(WIDE),
+                layout=ipywidgets.Layout(width="max-content"),
+            )
+            self._words.on(control, f"lab.balloon.{name}")
+            self._words.options(control, lambda: _options(name))
+        setattr(self, name, control)
+        return self._bind(name, control)
+
+    def _deeds(self) -> list[ipywidgets.Widget]:
+        words = self._words
+        self.target = ipywidgets.IntSlider(
+            value=RAM // MIB,
+            min=1,
+            max=RAM // MIB,
+            continuous_update=False,
+            style=dict(WIDE),
+            layout=ipywidgets.Layout(width="320px", max_width="100%"),
+        )
+        words.on(self.target, "lab.balloon.target")
+        self.target.observe(lambda change: self._wish(change.new), names="value")
+        self.buttons = {
+            verb: self._button(f"lab.balloon.do.{verb}", self._doer(verb))
+            for verb in ("grow", "shrink", "work", "read", "modprobe")
+        }
+        self.waits = {
+            seconds: self._button(f"lab.balloon.do.wait.{seconds}", self._doer("wait", seconds))
+            for seconds in WAITS
+        }
+        return [self.target, *self.waits.values(), *self.buttons.values()]
+
+    def _doer(self, verb: str, *values: object) -> Callable[[object], None]:
+        return lambda _button: self.do(verb, *values)
+
+    def _wish(self, mib: int) -> None:
+        """A target was chosen."""
+        if not self._words.busy:
+            self.do("setmem", mib * 1024)
+
+    def _follow(self) -> None:
+        """The target shown is the one that was asked for last."""
+        super()._follow()
+        target = self.experiment.history[-1].target
+        with self._words.replacing():
+            self.target.value = -(-target // MIB)
+
+    # -- what is seen ---------------------------------------------------------------------------
+
+    def _reach(self, plan: dict[str, object]) -> None:
+        self.experiment = self._story.reach(plan)
+
+    def _scene(self) -> Scene:
+        did = self.experiment
+        self._telling = balloon_scene(did.moments, did.deed, did.beginning)
+        return self._telling.scene
+
+    def _show(self, step: int) -> None:
+        """With questions from the first step on; without, what came of it is there at once."""
+        self._settled = set()
+        self._showing = True
+        try:
+            super()._show(step if self.predict.value else LAST)
+        finally:
+            self._showing = False
+
+    @guarded
+    def _stepped(self, change: object) -> None:
+        """The learner went to another step, or answered: the numbers follow."""
+        if self._showing:
+            return
+        if getattr(change, "name", "") == "answer" and "step" in self.player.answer:
+            self._settled.add(int(self.player.answer["step"]))
+        self._retell(change)
+        self._draw_charts()
+
+    @property
+    def at(self) -> int:
+        """Which of the experiment's moments is shown: none behind an open question."""
+        step = self.player.step
+        ask = self.player.scene["steps"][step]["ask"]
+        hidden = ask is not None and step not in self._settled
+        return self._telling.shown[max(step - hidden, 0)]
+
+    @property
+    def moment(self) -> Moment:
+        """What is shown."""
+        return self.experiment.moments[self.at]
+
+    @property
+    def dommemstat(self) -> str:
+        """What ``virsh dommemstat`` printed last, by the moment shown."""
+        return self.moment.stats or self.experiment.moments[0].stats
+
+    def _facts(self) -> list[str]:
+        ahead = len(self._telling.shown) - 1 - self.player.step
+        more = [count("balloon.ahead", ahead)] if ahead else []
+        return [summary(self.moment), *more, *diagnoses(self._seen(), self.experiment.beginning)]
+
+    def _middle(self) -> str:
+        name = escape(f"virsh dommemstat {DOMAIN}")
+        return (
+            f'<section class="kvmlab-panel" aria-label="{name}"><strong>{name}</strong>'
+            f'<pre tabindex="0" class="kvmlab-dommemstat">{escape(self.dommemstat)}</pre></section>'
+        )
+
+    def _tables(self) -> list[Table]:
+        first, now = self.experiment.moments[0], self.moment
+        return [numbers_table(first, now), buddy_table(first, now), self._curves().table()]
+
+    def _seen(self) -> list[Moment]:
+        """Everything up to the moment shown."""
+        did = self.experiment
+        return did.history[: len(did.history) - len(did.moments) + 1 + self.at]
+
+    def _curves(self) -> Curves:
+        return balloon_curves(self._seen())
+
+    def _views(self) -> list[ipywidgets.Widget]:
+        return [self.player]
+
+    def _below(self) -> list[ipywidgets.Widget]:
+        return [self.charts]
+
+    def _draw_charts(self) -> None:
+        if self._chart:
+            self._chart.show(self._curves())
+            return
+        try:
+            self._chart = Lines(self._curves())
+        except ImportError:
+            self.charts.children = [ipywidgets.HTML(escape(say("modes.nochart")))]
+        else:
+            self.charts.children = [self._chart]
+
+    def _code(self, plan: dict[str, object]) -> str:
+        usual = Beginning()
+        chosen = [f"{n}={plan[n]!r}" for n in CHOICES if plan[n] != getattr(usual, n)]
+        deeds = [deed for deed in self._did() if isinstance(deed, list)]
+        lines = [
+            "from kvmlab.management.virsh import virsh",
+            "from kvmlab.study.inflation import Inflation",
+            "from kvmlab.study.inflation_beginning import Beginning",
+            "",
+            f"experiment = Inflation(Beginning({', '.join(chosen)}))",
+            *(f"experiment.{verb}({', '.join(map(repr, given))})" for verb, *given in deeds),
+            f'print(virsh(experiment.connection, "dommemstat {DOMAIN}").out)',
+        ]
+        return "\n".join(lines)
+
+
+def _options(name: str) -> list[tuple[str, object]]:
+    """The choices of one control, in words where they are not sizes."""
+    if name in ("driver", "backing"):
+        return [(say(f"lab.balloon.{name}.{value}"), value) for value in CHOICES[name]]
+    if name == "period":
+        return [
+            (say("lab.balloon.period.none") if not value else f"{value} s", value)
+            for value in CHOICES[name]
+        ]
+    return [
+        (f"{value} MiB" if value else say("lab.balloon.none"), value) for value in CHOICES[name]
+    ]
