@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     prices = [edited(model_named(name), args.cost) for name in models]
     given = {field.name: getattr(args, field.name) for field in fields(Axes)}
     axes = Axes(**{name: tuple(values) for name, values in given.items() if values})
-    _check_writable([args.csv, args.jsonl, args.html])
+    check_writable([args.csv, args.jsonl, args.html])
     traces = [read(name, args.limit) for name in dict.fromkeys(args.traces)]
     options = {"journal": args.journal, "retry": args.retry}
     try:
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     return SOME_FAILED if outcome.failed else 0
 
 
-def _check_writable(paths: Sequence[str | None]) -> None:
+def check_writable(paths: Sequence[str | None]) -> None:
     """Find out before a long sweep what could not be saved after it."""
     for path in filter(None, paths):
         folder = Path(path).resolve().parent
