@@ -145,17 +145,17 @@ class _Run:
                 self._keep({"cell": cell.to_json(), "failed": "its process was killed"})
 
     def on(self, executor: Executor, jobs: int, cells: Iterable[Cell]) -> list[Cell]:
-        """Run ``cells``; returns those that were lost with the executor, in order."""
+        """Run ``cells``; returns those that were lost with the executor, and then runs no more."""
         self._tell()
         ended: SimpleQueue[Future[Line]] = SimpleQueue()
         waiting: dict[Future[Line], Cell] = {}
         coming, lost = deque(cells), list[Cell]()
         try:
             while waiting or (coming and not lost):
-                while coming and not lost and len(waiting) < AHEAD * jobs:
+                while coming and not lost and ended.empty() and len(waiting) < AHEAD * jobs:
                     try:
                         future = executor.submit(run_task, self._task(coming[0]))
-                    except RuntimeError:  # it is broken (BrokenExecutor), or was shut down
+                    except Exception:  # noqa: BLE001  broken, shut down, or without its cluster
                         lost.append(coming[0])
                         break
                     waiting[future] = coming.popleft()
@@ -165,7 +165,7 @@ class _Run:
         finally:
             for future in waiting:  # an interrupt, or a full disk: nobody waits for these
                 future.cancel()
-        return list(dict.fromkeys([*lost, *coming]))
+        return lost
 
     def _take(self, future: Future[Line], waiting: dict[Future[Line], Cell]) -> list[Cell]:
         """Keep what has ended; returns the cell if it was lost."""

@@ -3,11 +3,14 @@
 import pytest
 
 from kvmlab import workloads
+from kvmlab.figures.crossover import crossover_page
 from kvmlab.figures.sweep import charts, sweep_page
 from kvmlab.study.costs import GRADED
+from kvmlab.study.crossover import Plan, crossover
 from kvmlab.study.grid import Axes
 from kvmlab.study.results import results
 from kvmlab.study.sweep import sweep
+from kvmlab.workloads.steady import Steady
 
 CONTRAST = """(nodes) => nodes.map((node) => {
   const light = (text) => {
@@ -25,19 +28,23 @@ CONTRAST = """(nodes) => nodes.map((node) => {
 
 
 @pytest.fixture(scope="module")
-def swept():
+def pages():
+    """The page of a sweep and that of a crossing, and how many drawings each has."""
     axes = Axes(mmus=("native", "shadow", "ept", "agile"), guest_pages=("4K", "2M"))
     outcome = sweep([workloads.shipped("ls").head(3000)], axes, jobs=1)
     array = results(outcome)
-    return array, sweep_page(array, outcome, [GRADED])
+    plan = Plan("remaps", 0, 8, Steady(pages=64), tlb="16x4", walk_caches="on", rounds=1)
+    return {
+        "sweep": (sweep_page(array, outcome, [GRADED]), len(charts(array))),
+        "crossover": (crossover_page(crossover(plan)), 1),
+    }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_of_a_sweep_is_drawn_without_a_word_to_the_network(
-    browser, tmp_path, swept, scheme
-):
-    array, text = swept
-    path, trouble = tmp_path / "sweep.html", []
+@pytest.mark.parametrize("name", ["sweep", "crossover"])
+def test_a_page_is_drawn_without_a_word_to_the_network(browser, tmp_path, pages, name, scheme):
+    text, drawings = pages[name]
+    path, trouble = tmp_path / "page.html", []
     path.write_text(text, encoding="utf-8")
     context = browser.new_context(viewport={"width": 1000, "height": 900}, color_scheme=scheme)
     page = context.new_page()
@@ -45,7 +52,7 @@ def test_the_page_of_a_sweep_is_drawn_without_a_word_to_the_network(
     page.on("request", lambda r: trouble.append(r.url) if r.url != path.as_uri() else None)
     page.goto(path.as_uri())
 
-    assert page.locator("svg").count() == len(charts(array)) == 5
+    assert page.locator("svg").count() == drawings
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("details table").first.is_visible() is False
     page.locator("summary").first.click()

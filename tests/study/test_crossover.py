@@ -155,6 +155,7 @@ def test_bisection_finds_where_two_straight_lines_cross(low, length, rise, other
         found = crossover(plan)
     assert low <= found.low < found.high <= high
     assert found.high - found.low <= max(1, length // 64)
+    assert found.iterations <= 6  # a quarter is halved to a sixty-fourth
     assert wins[found.low - low] != wins[found.high - low]
     assert found.winners == tuple(
         "shadow" if wins[x - low] else "ept" for x in (found.low, found.high)

@@ -21,7 +21,7 @@ from kvmlab.study.executors import Inline
 from kvmlab.study.grid import Axes
 from kvmlab.study.sweep import SweepStopped, sweep
 from kvmlab.workloads import Trace
-from tests.deadly_cell import deadly
+from tests.deadly_cell import deadly, sleepy
 
 ROOT = Path(__file__).parents[2]
 AXES = Axes(mmus=("native", "shadow", "ept"), policies=("naive", "today"), tlbs=("tiny", "16x4"))
@@ -146,6 +146,20 @@ def test_an_interrupted_sweep_goes_on_and_runs_no_cell_twice(trace, whole, tmp_p
     assert sweep([trace], AXES, executor=counting, journal=journal) == whole
     assert len(counting.cells) == CELLS - 5
     assert len(set(cells_in(journal))) == len(cells_in(journal)) == CELLS
+
+
+def test_a_cell_is_in_the_journal_before_the_next_one_is_begun(trace, tmp_path):
+    journal = tmp_path / "j.jsonl"
+
+    class Interrupted(Inline):
+        def submit(self, fn, /, task):
+            if task.cell.tlb == "16x4":  # the fifth
+                raise KeyboardInterrupt
+            return super().submit(fn, task)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep([trace], AXES, executor=Interrupted(), journal=journal)
+    assert len(cells_in(journal)) == 4
 
 
 @pytest.mark.parametrize("cut", [1, 40, 0.5])
@@ -281,13 +295,17 @@ def test_a_cell_that_kills_its_process_fails_alone(trace, tmp_path, monkeypatch)
     assert len(set(cells_in(journal))) == len(cells_in(journal)) == 2
 
 
-def test_an_interrupt_ends_the_processes_at_once(trace, tmp_path):
+def test_an_interrupt_ends_the_processes_at_once_with_what_they_are_at(
+    trace, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sweeping, "run_task", sleepy)
+    axes = Axes(mmus=("native",), tlbs=("tiny", "16x4"))
     with pytest.raises(KeyboardInterrupt):
-        sweep([trace], AXES, jobs=2, journal=tmp_path / "j", progress=stop_after(3))
+        sweep([trace], axes, jobs=2, journal=tmp_path / "j", progress=stop_after(1))
     for child in multiprocessing.active_children():
         child.join(10)
     assert multiprocessing.active_children() == []
-    assert len(cells_in(tmp_path / "j")) >= 3
+    assert len(cells_in(tmp_path / "j")) == 1
 
 
 def test_an_executor_that_goes_away_stops_the_sweep_in_one_line(trace, whole, tmp_path):
