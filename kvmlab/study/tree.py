@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kvmlab.base.addresses import PAGE_SIZE
 from kvmlab.base.errors import BadChoice
+from kvmlab.guest.process import Process
 from kvmlab.hardware.context import Context
 from kvmlab.hardware.fields import Switches
 from kvmlab.hardware.formats import Row, Tables, compile_tables
@@ -61,23 +63,39 @@ def guest_tables(machine: Machine) -> Tables:
 
 
 def guest_memory(machine: Machine) -> Read:
-    """Guest-physical memory as it is; bytes that nothing backs yet are zero."""
+    """Guest-physical memory as it is, or in the host's swap; what was never touched is zero."""
     vm = machine.vm
 
     def read(gpa: int, size: int) -> bytes | None:
         if vm is None:
             return machine.ram.read(gpa, size) if gpa < machine.ram.size else None
-        if vm.slots.find(gpa) is None:
+        slot = vm.slots.find(gpa)
+        if slot is None:
             return None
         hpa = machine.host_address(gpa)
-        return bytes(size) if hpa is None else machine.ram.read(hpa, size)
+        if hpa is not None:
+            return machine.ram.read(hpa, size)
+        return _from_swap(machine, slot.hva_of(gpa), size)
 
     return read
 
 
-def guest_tree(machine: Machine) -> Table:
-    """The tables of the process that runs, its own half; raises `BadChoice` if none does."""
-    process = machine.guest.current
+def _from_swap(machine: Machine, hva: int, size: int) -> bytes:
+    """What the host keeps in swap of a page; zeroes if it never had the page."""
+    qemu, host = machine.vmm, machine.host
+    leaf = qemu.process.table.find(hva) if qemu and host and not machine.l1 else None
+    if leaf is None or host is None:
+        return bytes(size)
+    start = hva % PAGE_SIZE
+    return host.memory.swap.load(leaf.slot)[start : start + size]
+
+
+def guest_tree(machine: Machine, process: Process | None = None) -> Table:
+    """The tables of a process, its own half: of that which runs, unless told otherwise.
+
+    Raises `BadChoice` if none runs.
+    """
+    process = process or machine.guest.current
     if process is None:
         raise BadChoice("no process runs on this machine: switch to one first")
     tables = guest_tables(machine)
