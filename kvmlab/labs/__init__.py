@@ -1,4 +1,4 @@
-"""The labs: `walk`, `modes`, `tables` and `balloon`, each one call that shows one lab.
+"""The labs: `walk`, `modes`, `spaces`, `tables` and `balloon`, each one call that shows one lab.
 
 A lab is loaded when it is first called, so importing this package costs next to nothing and
 loads no chart library.
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvmlab.labs.balloon_lab import BalloonLab
     from kvmlab.labs.modes_lab import ModesLab
+    from kvmlab.labs.spaces_lab import SpacesLab
     from kvmlab.labs.tables_lab import TablesLab
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
 
-__all__ = ["balloon", "modes", "tables", "walk"]
+__all__ = ["balloon", "modes", "spaces", "tables", "walk"]
 
 
 def walk(machine: "Machine | None" = None) -> "WalkLab":
@@ -34,6 +35,16 @@ def modes(trace: str = "sort", **options: Any) -> "ModesLab":  # noqa: ANN401  a
     from kvmlab.labs.modes_lab import ModesLab
 
     return ModesLab(trace, **options)
+
+
+def spaces(machine: "Machine | None" = None, share: str = "", **chosen: Any) -> "SpacesLab":  # noqa: ANN401  as `SpacesLab` takes
+    """One page through GVA, GPA, HVA and HPA, in both directions, and what becomes of it.
+
+    With a ``machine`` of your own, its current process is shown as it is.
+    """
+    from kvmlab.labs.spaces_lab import SpacesLab
+
+    return SpacesLab(machine, share, **chosen)
 
 
 def tables(machine: "Machine | None" = None, share: str = "", **chosen: Any) -> "TablesLab":  # noqa: ANN401  as `TablesLab` takes
