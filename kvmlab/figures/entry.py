@@ -1,5 +1,7 @@
 """A closer look at one entry: each field by name, its bits, its value and what that means."""
 
+import re
+
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.scene import Table
 from kvmlab.hardware.describe import describe, entry_name
@@ -17,7 +19,7 @@ def entry_table(
     """The fields of ``entry``, from bit 63 or 31 down; unused bits only if set."""
     fields = describe(entry, format_name, level, switches=switches)
     rows = [
-        [_bits(one.high, one.low), one.name, _digits(one.value), one.meaning]
+        [_bits(one.high, one.low), one.name, _digits(one.value), meaning_of(one.meaning)]
         for one in fields
         if one.value or one.name not in UNUSED
     ]
@@ -25,6 +27,14 @@ def entry_table(
     caption = say("walk.entry.caption", name=name, entry=hex_text(entry))
     columns = ["bits", "field", "value", "meaning"]
     return Table(caption, [say(f"walk.entry.{one}") for one in columns], rows)
+
+
+def meaning_of(words: str) -> str:
+    """What a field means, in the language spoken; ``words`` are those of the hardware's table.
+
+    The hardware speaks English only, as its manual does; the catalogue has a key for each meaning.
+    """
+    return say(f"field.{re.sub('[^a-z0-9]+', '_', words.lower()).strip('_')}")
 
 
 def set_flags(mark: AccessedDirty, format_name: str) -> list[str]:

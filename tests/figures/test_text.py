@@ -3,12 +3,18 @@
 import ast
 import json
 import string
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 import kvmlab.text
 from kvmlab.base.errors import BadChoice
+from kvmlab.figures.entry import meaning_of
+from kvmlab.hardware.describe import describe
+from kvmlab.hardware.fields import Switches
+from kvmlab.hardware.formats import FORMATS, PS
+from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.records import ExitReason
 from kvmlab.study.costs import MODELS
 from kvmlab.text import LANGUAGES, catalogue, count, say, speaking
@@ -128,3 +134,15 @@ def test_a_cost_model_is_summed_up_in_its_own_words_in_english_and_in_chinese_to
     assert say(f"costs.summary.{model.name}") == model.summary
     with speaking("zh"):
         assert say(f"costs.summary.{model.name}") != model.summary
+
+
+def test_every_meaning_of_a_field_is_said_as_the_hardware_says_it():
+    """Whatever bits an entry has, at every level of every format, on either vendor's processor."""
+    told = set()
+    for fmt, vendor, entry in product(FORMATS.values(), ("intel", "amd"), (0, PS, (1 << 64) - 1)):
+        for level in range(1, fmt.levels + 1):
+            word, cpu = entry & (1 << 8 * fmt.entry_bytes) - 1, Processor(vendor=vendor)
+            for switches in (Switches(), Switches(False, False, True, True, False)):
+                told |= {one.meaning for one in describe(word, fmt, level, cpu, switches)}
+    assert len(told) == 30
+    assert {meaning_of(one) for one in told} == told
