@@ -11,6 +11,7 @@ from kvmlab.hardware.records import (
     AccessedDirty,
     Data,
     GeneralProtection,
+    NestedTlbLookup,
     PageFault,
     Step,
     TlbFill,
@@ -18,6 +19,7 @@ from kvmlab.hardware.records import (
     Verdict,
     VmEntry,
     VmExit,
+    WalkCacheLookup,
 )
 from kvmlab.kvm.records import Reflected, SpteSet, WriteTrapped
 
@@ -46,6 +48,8 @@ class Walk:
     """One attempt at one access, sorted by what happened."""
 
     lookup: TlbLookup | None = None
+    upper: WalkCacheLookup | None = None  # what the paging-structure caches said
+    nested_tlb: dict[int, NestedTlbLookup] = field(default_factory=dict)  # what it said, by row
     references: list[Reference] = field(default_factory=list)
     marked: list[AccessedDirty] = field(default_factory=list)
     fill: TlbFill | None = None
@@ -60,6 +64,26 @@ class Walk:
         return last if last and last.step.verdict in stops else None
 
     @property
+    def hit(self) -> bool:
+        """Whether the TLB had the answer, so that nothing was walked."""
+        return self.lookup is not None and self.lookup.where != "miss"
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the access went to its data."""
+        return bool(self.fill or self.data or self.hit)
+
+    @property
+    def begun(self) -> int:
+        """The level of the cached entry below which the walk began; 0 if it began at the root."""
+        return self.upper.level if self.upper else 0
+
+    @property
+    def known(self) -> set[int]:
+        """The rows whose GPA the nested TLB knew: no EPT was walked for them."""
+        return {row for row, one in self.nested_tlb.items() if one.hit}
+
+    @property
     def counts(self) -> Counter[str]:
         """References by the table that was read: ``guest``, ``ept``, ``shadow``."""
         return Counter(one.step.table for one in self.references)
@@ -71,8 +95,8 @@ class Walk:
 
     @property
     def nested(self) -> set[int]:
-        """The rows whose address was a GPA: EPT was walked for it."""
-        return {one.row for one in self.references if one.step.table == "ept"}
+        """The rows whose address was a GPA: EPT was walked for it, or the nested TLB asked."""
+        return {one.row for one in self.references if one.step.table == "ept"} | self.known
 
     @property
     def outcome(self) -> str:
@@ -83,7 +107,7 @@ class Walk:
             return "general_protection"
         if isinstance(self.end, VmExit):
             return self.end.reason.name.lower()
-        return "mapped" if self.fill or self.data else "none"
+        return "mapped" if self.arrived else "none"
 
 
 def first_attempt(records: Iterable[object], top: int) -> Walk:
@@ -104,8 +128,20 @@ def first_attempt(records: Iterable[object], top: int) -> Walk:
             walk.references.append(Reference(len(walk.references) + 1, row, record))
             row = _next_row(row, record)
         elif not exited:
+            row = _note_cached(walk, row, record)
             _note_result(walk, record)
     return walk
+
+
+def _note_cached(walk: Walk, row: int, record: object) -> int:
+    """Keep what a walk cache said; returns the row in which the walk goes on."""
+    match record:
+        case WalkCacheLookup():
+            walk.upper = record
+            return record.level - 1 if record.level else row
+        case NestedTlbLookup():
+            walk.nested_tlb[row] = record
+    return row
 
 
 def _note_end(walk: Walk, record: VmExit | VmEntry | PageFault | GeneralProtection) -> None:

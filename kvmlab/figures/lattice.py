@@ -5,6 +5,7 @@ shadow walks have one column.  Positions without a reference are dots.  A PAE wa
 register of the CPU, which has a row above the others and no number.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,7 +15,7 @@ from kvmlab.figures.svg import arrow_right, element, group, head, line, text
 from kvmlab.hardware.fields import LEVEL_NAMES
 from kvmlab.text import say
 
-WIDTH, LABELS, CELL, STRIDE, HEADER = 720, 172, 32, 48, 32
+WIDTH, LABELS, CELL, STRIDE, HEADER, BOX = 720, 172, 32, 48, 32, 28
 ONE_COLUMN, BETWEEN = 88, 16
 PARTY = MappingProxyType({"guest": "G", "ept": "H", "shadow": "H"})
 
@@ -38,6 +39,7 @@ class Grid:
     levels: int  # of the guest's (or the shadow's) tables
     ept: int  # levels of EPT, 0 where there is none
     registers: int = 0  # how many of the top levels are registers of the CPU
+    caches: int = 0  # how many boxes of caches stand under the TLB
 
     @property
     def top(self) -> int:
@@ -45,9 +47,14 @@ class Grid:
         return self.levels - self.registers
 
     @property
+    def header(self) -> int:
+        """How much stands above the first row: the TLB, other caches, the headings."""
+        return HEADER + BOX * self.caches
+
+    @property
     def height(self) -> int:
         """Of the whole drawing."""
-        return HEADER + STRIDE * (self.levels + 1) - (STRIDE - CELL)
+        return self.header + STRIDE * (self.levels + 1) - (STRIDE - CELL)
 
     @property
     def cell(self) -> float:
@@ -60,7 +67,7 @@ class Grid:
 
     def y(self, row: int) -> int:
         """The top edge of ``row``."""
-        return HEADER + STRIDE * (self.levels - row)
+        return self.header + STRIDE * (self.levels - row)
 
 
 def column(reference: Reference) -> int:
@@ -74,35 +81,80 @@ def table_name(table: str, mmu: str) -> str:
 
 
 def draw(
-    walk: Walk, mmu: str, grid: Grid, where: dict[int, int], register: Register | None = None
+    walk: Walk,
+    mmu: str,
+    grid: Grid,
+    where: dict[int, int],
+    register: Register | None = None,
+    caches: Sequence[str] = (),
 ) -> str:
     """The lattice of ``mmu``; ``where`` gives the address that each reached row looks for."""
-    parts = [_tlb(), _headings(grid, mmu)]
+    boxes = [_box(name, BOX * n) for n, name in enumerate(("tlb", *caches))]
+    parts = [*boxes, _headings(grid, mmu)]
     for row in range(grid.levels, -1, -1):
         space = "GPA" if row in walk.nested else "HPA"
-        parts.append(_row_label(row, grid, where, space))
-    parts += _dots(walk, grid)
+        parts.append(_row_label(row, grid, where, space, mmu))
+    parts += _dots(grid)
     before: Place | None = None
-    if register:
+    if register and not walk.begun and not walk.hit:
         parts.append(_register(register, grid))
         before = grid.levels, 0
+    elif walk.begun:
+        parts.append(_cached(walk.begun, grid))
+        before = walk.begun, 0
     for reference in walk.references:
+        if reference.row in walk.known and (before is None or before[0] != reference.row):
+            before = _known_place(reference.row, grid, parts, before)
         parts.append(_cell(reference, before, grid, mmu))
         before = reference.row, column(reference)
-    if walk.fill or walk.data:
+    if DATA_ROW in walk.known:
+        before = _known_place(DATA_ROW, grid, parts, before)
+    if walk.arrived:
         parts.append(_data(grid, before))
     return "".join(parts)
 
 
-def _tlb() -> str:
+def _box(name: str, y: int) -> str:
+    """The TLB, or a cache that is asked besides it."""
     return group(
-        "tlb",
-        say("walk.tlb.name"),
+        name,
+        say(f"walk.{name}.name"),
         "S",
-        element("rect", x=0, y=0, width=LABELS - BETWEEN, height=22, class_="kvm-cell"),
-        text("S", 8, 15, class_="kvm-letter"),
-        text(say("walk.tlb.empty"), 20, 15, class_="kvm-label", data_text="tlb"),
+        element("rect", x=0, y=y, width=LABELS - BETWEEN, height=22, class_="kvm-cell"),
+        text("S", 8, y + 15, class_="kvm-letter"),
+        text(say(f"walk.{name}.empty"), 20, y + 15, class_="kvm-label", data_text=name),
     )
+
+
+def _cached(level: int, grid: Grid) -> str:
+    """The upper entry that a paging-structure cache had, where its reference would stand."""
+    x, y = grid.left(0), grid.y(level)
+    return group(
+        "cached",
+        say("walk.cached.name", level=level),
+        "S",
+        element("rect", x=x, y=y, width=grid.cell, height=CELL, class_="kvm-cell kvm-open"),
+        text("S", x + 6, y + 20, class_="kvm-letter"),
+        text(say("walk.cached.cell"), x + 18, y + 20, class_="kvm-label"),
+    )
+
+
+def _known_place(row: int, grid: Grid, parts: list[str], before: Place | None) -> Place:
+    """Draw what the nested TLB knew, where the EPT entries of ``row`` would stand."""
+    x, y = grid.left(grid.ept), grid.y(row)
+    width = grid.left(1) + grid.cell - x
+    parts.append(
+        group(
+            f"known.{row}",
+            say("walk.known.name", row=f"L{row}" if row else say("walk.row.data")),
+            "S",
+            _way_to(row, x, before, grid),
+            element("rect", x=x, y=y, width=width, height=CELL, class_="kvm-cell kvm-open"),
+            text("S", x + 6, y + 20, class_="kvm-letter"),
+            text(say("walk.known.cell"), x + 18, y + 20, class_="kvm-label"),
+        )
+    )
+    return row, 1
 
 
 def _headings(grid: Grid, mmu: str) -> str:
@@ -110,17 +162,24 @@ def _headings(grid: Grid, mmu: str) -> str:
     names = {level: f"{second} L{level}" for level in range(grid.ept, 0, -1)}
     names[0] = say(f"walk.column.{mmu}")
     return "".join(
-        text(name, grid.left(level) + grid.cell / 2, 20, class_="kvm-label", text_anchor="middle")
+        text(
+            name,
+            grid.left(level) + grid.cell / 2,
+            grid.header - 12,
+            class_="kvm-label",
+            text_anchor="middle",
+        )
         for level, name in names.items()
     )
 
 
-def _row_label(row: int, grid: Grid, where: dict[int, int], space: str) -> str:
+def _row_label(row: int, grid: Grid, where: dict[int, int], space: str, mmu: str) -> str:
     y = grid.y(row)
     title = f"L{row} {LEVEL_NAMES[row]}" if row else say("walk.row.data")
     address = f"{space} {hex_text(where[row])}" if row in where else ""
     below = text(address, 0, y + 28, class_="kvm-mono kvm-minor")
-    loaded = text(say("walk.register.row"), 0, y + 28, class_="kvm-small")
+    loading = "entry" if mmu == "shadow" else "cr3"  # KVM's own PDPTEs, or the guest's
+    loaded = text(say(f"walk.register.row.{loading}"), 0, y + 28, class_="kvm-small")
     root = text("CR3", LABELS - 4, y + 13, class_="kvm-small", text_anchor="end")
     return element(
         "g",
@@ -132,22 +191,14 @@ def _row_label(row: int, grid: Grid, where: dict[int, int], space: str) -> str:
     )
 
 
-def _dots(walk: Walk, grid: Grid) -> list[str]:
-    taken = {(one.row, column(one)) for one in walk.references}
-    if walk.fill or walk.data:
-        taken.add((DATA_ROW, 0))
-    return [
-        element(
-            "circle",
-            cx=grid.left(level) + grid.cell / 2,
-            cy=grid.y(row) + CELL / 2,
-            r=2,
-            class_="kvm-dot",
-        )
+def _dots(grid: Grid) -> list[str]:
+    """Every place of the lattice; a cell covers its dot."""
+    places = [
+        (grid.left(level) + grid.cell / 2, grid.y(row) + CELL / 2)
         for row in range(grid.top, -1, -1)
         for level in range(grid.ept, -1, -1)
-        if (row, level) not in taken
     ]
+    return [element("circle", cx=x, cy=y, r=2, class_="kvm-dot") for x, y in places]
 
 
 def _register(register: Register, grid: Grid) -> str:

@@ -55,6 +55,7 @@ class Scene:
     caption: str
     columns: list[str]
     steps: list[SceneStep]
+    without: list[str] = field(default_factory=list)  # controls of a lab with no say in it
 
     def to_json(self) -> dict[str, object]:
         """The scene as dicts, lists and strings, ready for `json.dumps`."""

@@ -1,6 +1,6 @@
 """What was walked: the design, its kinds of tables, and where the address leads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kvmlab.base.errors import BadChoice
@@ -19,6 +19,7 @@ class Setting:
     formats: Mapping[str, str]  # name of the format of each table that is walked
     chain: Chain
     register: Register | None = None  # where the walk begins, if not at a table's top level
+    caches: tuple[str, ...] = ()  # that are asked besides the TLB: "upper", "nested"
 
     @classmethod
     def of(cls, machine: Machine, gva: int) -> "Setting":
@@ -27,7 +28,8 @@ class Setting:
         others = [one.tables for one in (context.shadow, context.ept) if one]
         formats = [tables.format for tables in (context.tables, *others) if tables]
         names = {one.table: one.name for one in formats}
-        return cls(machine.mmu, names, machine.chain(gva), _register(machine, gva))
+        register, caches = _register(machine, gva), tuple(_caches(machine))
+        return cls(machine.mmu, names, machine.chain(gva), register, caches)
 
     @property
     def main(self) -> str:
@@ -42,7 +44,17 @@ class Setting:
             levels=format_named(self.formats[self.main]).levels,
             ept=format_named(ept).levels if ept else 0,
             registers=1 if self.register else 0,
+            caches=len(self.caches),
         )
+
+
+def _caches(machine: Machine) -> Iterator[str]:
+    """Agile paging asks no cache of upper entries, and a nested TLB knows only GPAs."""
+    cpu = machine.cpu
+    if cpu.walk_caches and not cpu.context.shadow:
+        yield "upper"
+    if cpu.nested_tlb and cpu.context.ept:
+        yield "nested"
 
 
 def _register(machine: Machine, gva: int) -> Register | None:

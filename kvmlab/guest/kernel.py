@@ -40,6 +40,11 @@ _ZEROES = bytes(PAGE_SIZE)
 _USER_CPL = 3
 
 
+def user_end(width: int) -> int:
+    """Where user space ends in linear addresses of ``width`` bits: halfway, or at 3 GiB of 4."""
+    return 1 << width - 1 if width > 32 else 0xC000_0000
+
+
 class Kernel:
     """The guest's kernel, on ``cpu`` and, once it has woken them, on ``others``.
 
@@ -63,7 +68,7 @@ class Kernel:
         if (kpti or pcid) and not fmt.long_mode:
             raise BadChoice(f"KPTI and PCIDs need 4 or 5 guest levels; {fmt.name} has neither")
         self.width = cpu.registers.linear_width
-        self.user_end = 1 << self.width - 1 if self.width > 32 else 0xC000_0000
+        self.user_end = user_end(self.width)
         self.direct_map = _direct_map(self.width)
         self._virtual_base = 0  # firmware runs us with GVA = GPA
         self.frames = Frames(memory, self._clear)

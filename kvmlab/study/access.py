@@ -7,8 +7,11 @@ from types import MappingProxyType
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, parse_size, size_text
 from kvmlab.base.errors import BadAddress, BadChoice, SegmentationFault
+from kvmlab.guest.kernel import user_end
 from kvmlab.hardware.formats import FORMATS
+from kvmlab.hardware.geometries import with_walk_caches
 from kvmlab.hardware.records import Kind
+from kvmlab.hardware.tlb import UNIFIED
 from kvmlab.machine import Machine
 from kvmlab.machine.designs import guest_format
 
@@ -19,9 +22,19 @@ GUESTS = MappingProxyType({one.levels: one for one in FORMATS.values() if one.ta
 """The kinds of guest tables by how many levels they have."""
 
 
+CACHES = MappingProxyType(
+    {"none": "off", "upper": "2:32,3:4,4:4,5:2", "nested": "nested:16", "both": "on"}
+)
+"""What a CPU may have besides its TLB (paging-structure caches, a nested TLB), as
+`with_walk_caches` writes it."""
+
+BEFORE = ("nothing", "neighbour", "page")
+"""What was accessed since all caches were emptied: nothing, the page beside it, this page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the learner asks for."""
+    """What the learner asks for; the access is made with what ``before`` left in the caches."""
 
     gva: int
     mmu: str = "ept"
@@ -32,6 +45,20 @@ class Request:
     kind: Kind = Kind.READ
     user: bool = True
     mapping: str = "all"  # "all", "read" or "none"
+    caches: str = "none"  # a name of `CACHES`
+    before: str = "nothing"  # one of `BEFORE`
+
+    @property
+    def first(self) -> "Request":
+        """The first touch: a read, so that a write still finds the page clean."""
+        return replace(self, kind=Kind.READ)
+
+    @property
+    def neighbour(self) -> int:
+        """A page beside the one asked for, in the same table: it is mapped and touched too."""
+        size = parse_size(self.guest_page)
+        number = self.gva // size
+        return (number - 1 if number % 2 else number + 1) * size
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +111,20 @@ def page_sizes(levels: int) -> list[str]:
     return [size_text(1 << shift) for shift in GUESTS[levels].page_shifts]
 
 
-def first_access(request: Request) -> Recorded:
-    """Build a machine, map the page, touch it, and walk it again cold.
+def is_large(request: Request) -> bool:
+    """Whether pages of 1G are asked for, so that there must be memory for some."""
+    return "1G" in (request.guest_page, request.host_page)
 
-    A page that may only be read is first touched by a read.  If the first touch faults for good,
+
+def is_mappable(request: Request) -> bool:
+    """Whether a process may map the page: it lies in user space."""
+    return request.gva < user_end(address_bits(request.guest_levels))
+
+
+def first_access(request: Request) -> Recorded:
+    """Build a machine, map the page, touch it, empty the caches, and access it again.
+
+    The first touch is a read: a write then finds D clear.  If the first touch faults for good,
     the records are those of that attempt.  Raises what `Machine` and the guest's mmap refuse,
     and `BadAddress` for an address that is wider than the guest's.
     """
@@ -97,11 +134,11 @@ def first_access(request: Request) -> Recorded:
     _map(machine, request)
     machine.cpu.flush_tlb()
     start = len(records)
-    first = replace(request, kind=Kind.READ) if request.mapping == "read" else request
-    if not _arrives(machine, first):
+    if not _arrives(machine, request.first):
         return Recorded(machine, request.gva, records[start:])
     touched = len(records)
     machine.cpu.flush_tlb()
+    _warm(machine, request)
     cold = len(records)
     _arrives(machine, request)
     before = Before(records[start:touched], records[:start])
@@ -113,6 +150,8 @@ def cold_access(machine: Machine, request: Request) -> Recorded:
     _check(machine, request.gva)
     _arrives(machine, request)  # so that a page that waits for its first touch is there
     machine.cpu.flush_tlb()
+    if request.before == "page":
+        _arrives(machine, request)
     with _recording(machine) as records:
         _arrives(machine, request)
     return Recorded(machine, request.gva, records)
@@ -126,8 +165,11 @@ def _build(request: Request, records: list[object]) -> Machine:
             f"pages of 1G cannot back a guest of {request.guest_levels} levels: "
             "it has less memory than that; choose 4K or 2M"
         )
-    large = not narrow and "1G" in (request.guest_page, request.host_page)
-    guest_memory, host_memory = LARGE if large else SMALL
+    guest_memory, host_memory = LARGE if is_large(request) else SMALL
+    if request.caches not in CACHES or request.before not in BEFORE:
+        raise BadChoice(
+            f"caches are one of {', '.join(CACHES)}, and before is one of {', '.join(BEFORE)}"
+        )
     return Machine(
         request.mmu,
         guest_memory=guest_memory,
@@ -136,6 +178,7 @@ def _build(request: Request, records: list[object]) -> Machine:
         host_levels=request.host_levels,
         guest_page=request.guest_page,
         host_page=request.host_page,
+        geometry=with_walk_caches(UNIFIED, CACHES[request.caches]),
         tap=records.append,
     )
 
@@ -155,17 +198,23 @@ def _map(machine: Machine, request: Request) -> None:
     """
     process = machine.guest.spawn("demo")
     machine.guest.switch(process)
-    if request.gva >= machine.guest.user_end:
+    if not is_mappable(request):
         return
-    size = parse_size(request.guest_page)
-    number = request.gva // size
     if request.mapping != "none":
+        size = parse_size(request.guest_page)
         rights = request.mapping == "all"
-        page = request.guest_page
-        process.mmap(number * size, size, write=rights, execute=rights, page=page)
-    neighbour = (number - 1 if number % 2 else number + 1) * size  # in the same table
-    process.mmap(neighbour, PAGE_SIZE)
-    machine.guest.touch(neighbour, Kind.WRITE)
+        start, page = request.gva // size * size, request.guest_page
+        process.mmap(start, size, write=rights, execute=rights, page=page)
+    process.mmap(request.neighbour, PAGE_SIZE)
+    machine.guest.touch(request.neighbour, Kind.WRITE)
+
+
+def _warm(machine: Machine, request: Request) -> None:
+    """Access what is to have been accessed just before: of the kernel's half only the page."""
+    if request.before == "page":
+        _arrives(machine, request)
+    elif request.before == "neighbour" and is_mappable(request):
+        machine.guest.touch(request.neighbour, Kind.READ)
 
 
 def _arrives(machine: Machine, request: Request) -> bool:

@@ -68,7 +68,8 @@ def test_what_a_handler_does_after_a_fault_is_no_part_of_the_walk():
 def test_a_hit_is_a_walk_without_references():
     walk = first_attempt([TlbLookup(GVA, Kind.READ, user=True, where="L1")], top=4)
 
-    assert (walk.references, walk.culprit, walk.outcome) == ([], None, "none")
+    assert (walk.references, walk.culprit, walk.outcome) == ([], None, "mapped")
+    assert walk.hit
 
 
 @pytest.mark.parametrize(
