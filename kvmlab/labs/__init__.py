@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["balloon", "modes", "spaces", "tables", "walk"]
 
 
-def walk(machine: "Machine | None" = None) -> "WalkLab":
+def walk(
+    machine: "Machine | None" = None,
+    share: str = "",
+    **chosen: Any,  # noqa: ANN401  values of the plan: ``design="shadow"``
+) -> "WalkLab":
     """One access through the four address spaces, step by step.
 
-    With a ``machine`` of your own, its current process is looked at as it is.
+    With a ``machine`` of your own, its current process is looked at as it is.  ``share`` is a
+    share string; ``chosen`` are values of the lab's plan (`WalkLab.BEGINNING`).
     """
     from kvmlab.labs.walk_lab import WalkLab
 
-    return WalkLab(machine)
+    return WalkLab(machine, share, **chosen)
 
 
 def modes(trace: str = "sort", **options: Any) -> "ModesLab":  # noqa: ANN401  as `ModesLab` takes

@@ -18,13 +18,11 @@ from kvmlab.text import say, speaking
 
 
 class Notice(ipywidgets.HTML):
-    """The line of a lab where trouble is told; not there at all while there is none."""
+    """The line of a lab where trouble is told; the style sheet hides it while there is none."""
 
     def __init__(self) -> None:
         """A notice that says nothing."""
-        edge = "4px solid var(--jp-error-color1, #b00020)"
-        layout = ipywidgets.Layout(display="none", border_left=edge, padding="0 0 0 8px")
-        super().__init__(layout=layout)
+        super().__init__()
         self.language = "en"
         self.add_class("kvmlab-notice")
 
@@ -39,12 +37,10 @@ class Notice(ipywidgets.HTML):
                 title = escape(say("guard.details"))
             inside = f"{short}<details><summary>{title}</summary><pre>{lines}</pre></details>"
         self.value = f'<div role="alert">{inside}</div>'
-        self.layout.display = None
 
     def clear(self) -> None:
         """Say nothing."""
         self.value = ""
-        self.layout.display = "none"
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -232,6 +232,7 @@ class Lab(ipywidgets.VBox):
     def _bind(self, key: str, control: ipywidgets.Widget) -> ipywidgets.Widget:
         """``control``, which shows the plan's ``key`` and changes it."""
         self._bound[key] = control
+        control.add_class(f"kvmlab-for-{key}")  # so that a scene can do without it
         control.observe(lambda change: self._chosen(key, change.new), names="value")
         return control
 

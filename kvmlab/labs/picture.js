@@ -142,8 +142,16 @@ function savable(chart, label) {
   chart.append(savers(label, picture));
 }
 
-/** What bqplot and ipywidgets do not do: hide pictures that a table tells, name the sliders. */
-function mend(lab, label) {
+/**
+ * What bqplot and ipywidgets do not do: hide pictures that a table tells, name the sliders; and
+ * hide controls that the scene shown does without, which costs no message of theirs.
+ */
+function mend(lab, player) {
+  const label = (name) => player.label(name);
+  const without = player.model.get("scene").without ?? [];
+  for (const one of lab.querySelectorAll("[class*='kvmlab-for-']")) {
+    one.hidden = without.some((name) => one.classList.contains(`kvmlab-for-${name}`));
+  }
   for (const figure of lab.querySelectorAll(".bqplot:not([aria-hidden])")) {
     figure.setAttribute("aria-hidden", "true");
   }
@@ -167,13 +175,13 @@ function mend(lab, label) {
  * JupyterLab's shortcuts would take arrow keys and letters from the lists of the lab.  It looks
  * for this attribute on the element that has the focus, not above it.
  */
-function care(el, label) {
+function care(el, player) {
   let [lab, due] = [null, 0];
   const keepKeys = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
   const again = () => {
     due ||= requestAnimationFrame(() => {
       due = 0;
-      mend(lab, label);
+      mend(lab, player);
     });
   };
   const watch = new MutationObserver(again);

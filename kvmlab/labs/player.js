@@ -153,6 +153,9 @@ class Player {
     const scene = this.model.get("scene");
     this.steps = scene.steps ?? [];
     this.settled = new Map(); // step -> what was said to the answer, "" when skipped
+    this.reached = -1; // the last step that was told
+    this.asks = this.steps.some((step) => step.ask);
+    this.root.classList.toggle("kvm-asks", this.asks);
     this.root.hidden = !this.steps.length;
     if (!this.steps.length) return;
     this.root.setAttribute("aria-label", scene.title);
@@ -203,6 +206,9 @@ class Player {
     this.sentence.replaceChildren(...prose(this.asking ? this.label("asked") : step.sentence));
     this.detail.replaceChildren(...(shown.detail ? [this.closer(shown.detail)] : []));
     this.root.classList.toggle("kvm-plain", !this.steps.some((one) => one.detail));
+    this.reached = Math.max(this.reached, this.step - (this.asking ? 1 : 0));
+    const ended = this.reached === this.steps.length - 1;
+    this.root.classList.toggle("kvm-answered", Boolean(this.settled.size) || ended);
     this.ask(step.ask);
     const place = { number: this.step + 1, total: this.steps.length };
     this.count.textContent = this.label("count", place);
@@ -212,7 +218,7 @@ class Player {
     this.buttons.last.disabled = this.buttons.forward.disabled = this.step === this.steps.length - 1;
     for (const [row, owner] of this.rows) {
       row.classList.toggle("kvm-now", owner === this.step && !this.asking);
-      row.hidden = this.asking && owner === this.step;
+      row.hidden = this.asks && owner > this.reached;
     }
   }
 
@@ -331,7 +337,8 @@ class Player {
     const typed = target.closest("button, summary, input");
     let act;
     if (element && TOWARDS[key]) {
-      act = () => neighbour(element, this.elements, TOWARDS[key])?.focus();
+      const seen = this.elements.filter((one) => getComputedStyle(one).visibility === "visible");
+      act = () => neighbour(element, seen, TOWARDS[key])?.focus();
     } else if (element && (key === "Enter" || key === " ")) act = () => this.choose(element);
     else if (target === this.scrub && key !== " ") return; // a range has these keys itself
     else if (key === "ArrowRight") act = () => this.manual(this.step + 1);
@@ -347,7 +354,7 @@ class Player {
 
 function render({ model, el }) {
   const player = new Player(model, el);
-  const cared = care(el, (name) => player.label(name));
+  const cared = care(el, player);
   const load = () => player.load();
   const show = () => player.show();
   const relabel = () => {

@@ -1,7 +1,8 @@
 """One access through the four address spaces: the lab of the walk."""
 
 from collections.abc import Sequence
-from html import escape
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import ipywidgets
 
@@ -10,66 +11,82 @@ from kvmlab.base.errors import BadChoice
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.costs import cycles_text
 from kvmlab.figures.fold import Walk
+from kvmlab.figures.scene import Scene
 from kvmlab.figures.walk import Setting, design_name, read_walk, summary, walk_scene
 from kvmlab.hardware.records import Kind
-from kvmlab.labs.guard import Notice, guarded
-from kvmlab.labs.player import Player
-from kvmlab.labs.words import Words, language_control
-from kvmlab.machine import DESIGNS, MMUS, Chain, Machine
+from kvmlab.labs.lab import Lab
+from kvmlab.machine import DESIGNS, Chain, Machine
 from kvmlab.study.access import (
+    BEFORE,
+    CACHES,
     GUESTS,
-    Recorded,
     Request,
     cold_access,
     first_access,
-    guest_levels,
-    page_sizes,
     usual_address,
 )
+from kvmlab.study.access_code import access_code, own_code
 from kvmlab.study.costs import GRADED
-from kvmlab.text import say, speaking
+from kvmlab.study.share import Plan
+from kvmlab.text import say
 
+PAGES = ("4K", "2M", "4M", "1G")
 HOST_PAGES = ("4K", "2M", "1G")
 HOST_LEVELS = (4, 5)
-USUAL_LEVELS = 4
-MORE = tuple(one for one in DESIGNS if one not in MMUS)
 MAPPINGS = ("all", "read", "none")
+KINDS = tuple(kind.name.lower() for kind in Kind)
+WITHOUT = MappingProxyType(
+    {"native": ("host_levels", "host_page"), "shadow": ("host_levels",)}
+)  # the controls of tables that a design does not have
+OWN = ("address", "kind", "user", "before", "language")  # what a machine of one's own leaves open
 
 
-class WalkLab(ipywidgets.VBox):
+class WalkLab(Lab):
     """One access, each reference numbered in a lattice, step by step.
 
-    The controls are attributes (``lab.design.value = "shadow"``, ``lab.more.value = "agile"``);
-    what the machine did is in ``records``, ``walk``, ``chain`` and ``references``.  With a
-    ``machine`` of your own, its current process is looked at as it is, and only the address and
-    the access can be chosen.
+    The controls are attributes (``lab.design.value = "shadow"``); what the machine did is in
+    ``records``, ``walk``, ``chain`` and ``references``.  With a ``machine`` of your own, its
+    current process is looked at as it is, and only the address and the access can be chosen.
     """
 
-    def __init__(self, machine: Machine | None = None) -> None:
-        """The lab, with the walk of its first address.  Raises `BadChoice` without a process."""
+    NAME = "walk"
+    BEGINNING: ClassVar[Plan] = MappingProxyType(
+        {
+            "design": "ept",
+            "address": hex(usual_address(4)),
+            "kind": "read",
+            "user": True,
+            "mapping": "all",
+            "guest_levels": 4,
+            "guest_page": "4K",
+            "host_levels": 4,
+            "host_page": "4K",
+            "caches": "none",
+            "before": "nothing",
+            "language": "en",
+        }
+    )
+
+    def __init__(self, machine: Machine | None = None, share: str = "", **chosen: object) -> None:
+        """The lab, with the walk of its first address.
+
+        Raises `BadChoice` without a process, and as `Lab` does for ``share`` and ``chosen``.
+        """
         if machine and machine.guest.current is None:
             raise BadChoice(say("lab.walk.process"))
         self._machine = machine
-        self._words, self.language = Words(), language_control("en")
-        self._make_controls()
-        self._words.speak()
-        self.notice, self.player, self.status = Notice(), Player(), ipywidgets.HTML()
-        self.status.add_class("kvmlab-status")
-        rows = [self._row(self.design, self.more, self.language)] if machine is None else []
-        rows += [self._row(*self._access(), *([self.language] if machine else []))]
-        rows += [self._row(*self._shape())] if machine is None else []
-        super().__init__([*rows, self.notice, self.status, self.player])
-        self.add_class("kvmlab-lab")
-        self.add_class("kvmlab-walk")
-        self._show(self._record())
-        self._observe()
+        self._asked: Request | None = None  # what the walk shown was asked by
+        if machine:
+            levels = machine.guest.tables.format.levels
+            chosen = {"guest_levels": levels, "address": hex(usual_address(levels)), **chosen}
+        super().__init__(share, **chosen)
 
-    # -- what the learner sees and scripts use ------------------------------------------
+    # -- what scripts read ----------------------------------------------------------------
 
     @property
     def records(self) -> list[object]:
         """The records of the walk shown."""
-        return self._records
+        return self._recorded.records
 
     @property
     def walk(self) -> Walk:
@@ -88,170 +105,109 @@ class WalkLab(ipywidgets.VBox):
 
     @property
     def mmu(self) -> str:
-        """The design chosen: one of ``design``, or else one of ``more``."""
-        return self.design.value or self.more.value
+        """The design of the walk shown."""
+        return self._setting.mmu
 
-    # -- controls -----------------------------------------------------------------------
+    # -- controls -------------------------------------------------------------------------
 
-    def _make_controls(self) -> None:
-        words = self._words
+    def _make_controls(self) -> list[ipywidgets.Widget]:
         self.design = ipywidgets.RadioButtons(
-            options=MMUS,
-            value="ept",
-            orientation="horizontal",
-            layout=ipywidgets.Layout(width="auto"),
+            options=DESIGNS, orientation="horizontal", layout=ipywidgets.Layout(width="auto")
         )
-        words.on(self.design, "lab.walk.design")
-        words.options(self.design, lambda: _designs(MMUS))
+        self._words.on(self.design, "lab.walk.design")
+        self._words.options(self.design, _designs)
         self.design.add_class("kvmlab-design")
-        self.more = words.options(self._dropdown("more", MORE), lambda: _designs(MORE))
-        self.more.value = None
-        levels = self._machine.guest.tables.format.levels if self._machine else USUAL_LEVELS
-        self._suggested = hex(usual_address(levels))
         self.address = ipywidgets.Text(
-            value=self._suggested,
             continuous_update=False,
             style={"description_width": "initial"},
             layout=ipywidgets.Layout(width="256px"),
         )
-        words.on(self.address, "lab.walk.address")
-        self.kind = words.options(self._dropdown("kind", list(Kind)), _kinds)
-        self.user = words.options(self._dropdown("user", [True, False]), _users)
-        self.mapping = words.options(self._dropdown("mapping", MAPPINGS), _mappings)
-        self.guest_page = self._dropdown("guest_page", page_sizes(levels))
-        self.host_page = self._dropdown("host_page", HOST_PAGES)
-        self.guest_levels = self._dropdown("guest_levels", [(_levels_name(n), n) for n in GUESTS])
-        self.guest_levels.value = levels
-        self.host_levels = self._dropdown("host_levels", [(str(n), n) for n in HOST_LEVELS])
+        self._words.on(self.address, "lab.walk.address")
+        self.kind = self._choice("kind", KINDS)
+        self.user = self._choice("user", [True, False], ("user", "supervisor"))
+        self.mapping = self._choice("mapping", MAPPINGS)
+        self.guest_page = self._list("guest_page", PAGES)
+        self.host_page = self._list("host_page", HOST_PAGES)
+        self.guest_levels = self._list("guest_levels", [(_levels_name(n), n) for n in GUESTS])
+        self.host_levels = self._list("host_levels", [(str(n), n) for n in HOST_LEVELS])
+        self.caches = self._choice("caches", tuple(CACHES))
+        self.before = self._choice("before", BEFORE[::2] if self._machine else BEFORE)
+        for key in OWN[:-1] if self._machine else self.BEGINNING:
+            if key != "language":
+                self._bind(key, getattr(self, key))
+        access = [self.address, self.kind, self.user]
+        if self._machine:
+            return [self._row(*access, self.before)]
+        shape = [self.guest_levels, self.guest_page, self.host_levels, self.host_page]
+        rows = ([self.design], [*access, self.mapping], shape, [self.caches, self.before])
+        return [self._row(*row) for row in rows]
 
-    def _dropdown(self, name: str, options: Sequence[object]) -> ipywidgets.Dropdown:
+    def _list(self, key: str, options: Sequence[object]) -> ipywidgets.Dropdown:
         control = ipywidgets.Dropdown(
             options=options,
             style={"description_width": "initial"},
             layout=ipywidgets.Layout(width="auto"),
         )
-        return self._words.on(control, f"lab.walk.{name}")
+        return self._words.on(control, f"lab.walk.{key}")
 
-    def _access(self) -> list[ipywidgets.Widget]:
-        own = self._machine is not None
-        return [self.address, self.kind, self.user, *([] if own else [self.mapping])]
+    def _choice(
+        self, key: str, values: Sequence[object], names: Sequence[str] = ()
+    ) -> ipywidgets.Dropdown:
+        """A list whose options have words of the catalogue."""
+        pairs = list(zip(names or values, values, strict=True))
+        words = lambda: [(say(f"lab.walk.{key}.{name}"), value) for name, value in pairs]  # noqa: E731
+        return self._words.options(self._list(key, values), words)
 
-    def _shape(self) -> list[ipywidgets.Widget]:
-        return [self.guest_levels, self.guest_page, self.host_levels, self.host_page]
+    # -- from the plan to the figure --------------------------------------------------------
 
-    @staticmethod
-    def _row(*controls: ipywidgets.Widget) -> ipywidgets.Box:
-        layout = ipywidgets.Layout(flex_flow="row wrap", grid_gap="0 16px", overflow="visible")
-        return ipywidgets.Box(controls, layout=layout)
+    def _checked(self, plan: Plan) -> dict[str, Any]:
+        """An address that nobody chose fits the guest: it is the usual one of its width."""
+        checked: dict[str, Any] = super()._checked(plan)
+        usual = {levels: hex(usual_address(levels)) for levels in GUESTS}
+        if checked["address"] in usual.values():
+            checked["address"] = usual.get(checked["guest_levels"], checked["address"])
+        return checked
 
-    def _observe(self) -> None:
-        shape = (self.guest_page, self.host_page, self.host_levels)
-        for control in (*self._access(), *shape):
-            control.observe(self.update, names="value")
-        self.design.observe(lambda change: self._choose(change.new, self.more), names="value")
-        self.more.observe(lambda change: self._choose(change.new, self.design), names="value")
-        self.guest_levels.observe(self._reshape, names="value")
-        self.language.observe(self._speak, names="value")
-
-    @guarded
-    def _speak(self, _change: object = None) -> None:
-        """Say everything in the language chosen, at the step where the learner is."""
-        self.notice.language = self.language.value
-        with speaking(self.language.value):
-            self._words.speak()
-            self.player.relabel()
-            self._picture(self.player.step)
-
-    def _choose(self, chosen: str | None, other: ipywidgets.Widget) -> None:
-        """Take the choice off the ``other`` list of designs: there is one design, and one walk."""
-        if chosen is not None and not self._words.busy:
-            other.value = None
-            self._reshape()
-
-    def _reshape(self, _change: object = None) -> None:
-        """Offer what the design and its tables have, then walk: one walk for all that changed."""
-        if self._words.busy:
+    def _reach(self, plan: dict[str, Any]) -> None:
+        request = _request(plan)
+        if request == self._asked:
             return
-        with self._words.replacing():
-            self._fit()
-        self.update()
-
-    def _fit(self) -> None:
-        """The guests of this design, the pages of this guest, and an address of its width."""
-        offered = guest_levels(self.mmu)
-        _offer(self.guest_levels, [(_levels_name(n), n) for n in offered], offered, USUAL_LEVELS)
-        levels = self.guest_levels.value
-        sizes = page_sizes(levels)
-        _offer(self.guest_page, sizes, sizes, sizes[0])
-        backing = HOST_PAGES if GUESTS[levels].long_mode else HOST_PAGES[:-1]
-        _offer(self.host_page, backing, backing, backing[0])
-        suggested = hex(usual_address(levels))
-        if self.address.value == self._suggested:  # our own, not the learner's
-            self.address.value = suggested
-        self._suggested = suggested
-
-    # -- from the controls to the figure ------------------------------------------------
-
-    @guarded
-    def update(self, _change: object = None) -> None:
-        """Walk again with what the controls say; on an error nothing but the notice changes."""
-        if not self._words.busy:
-            self._show(self._record())
-
-    def _record(self) -> Recorded:
-        request = Request(
-            gva=parse_address(self.address.value),
-            mmu=self.mmu,
-            guest_page=self.guest_page.value,
-            host_page=self.host_page.value,
-            guest_levels=self.guest_levels.value,
-            host_levels=self.host_levels.value,
-            kind=self.kind.value,
-            user=self.user.value,
-            mapping=self.mapping.value,
-        )
-        if self._machine:
-            return cold_access(self._machine, request)
-        return first_access(request)
-
-    def _show(self, recorded: Recorded) -> None:
+        recorded = cold_access(self._machine, request) if self._machine else first_access(request)
         setting = Setting.of(recorded.machine, recorded.gva)
-        walk = read_walk(recorded.records, setting)
-        self._records, self._before = recorded.records, recorded.before
-        self._setting, self._walk = setting, walk
-        with speaking(self.language.value):
-            self._picture(0)
-        self.host_page.disabled = setting.mmu == "native"
-        self.host_levels.disabled = setting.mmu in ("native", "shadow")
+        self._walk = read_walk(recorded.records, setting)
+        self._recorded, self._setting, self._asked = recorded, setting, request
 
-    def _picture(self, step: int) -> None:
-        """What was recorded, as a scene from ``step`` on and one line."""
-        self.player.show(walk_scene(self._records, self._setting, self._before), step)
-        words = [summary(self._walk, self._setting, self._before)]
-        words += [cycles_text(self._walk, GRADED)] if self._walk.references else []
-        lines = "".join(f"<div>{escape(line)}</div>" for line in words)
-        self.status.value = f'<div role="status">{lines}</div>'
+    def _scene(self) -> Scene:
+        recorded = self._recorded
+        scene = walk_scene(recorded.records, self._setting, recorded.before, asking=True)
+        scene.without = [] if self._machine else list(WITHOUT.get(self.mmu, ()))
+        return scene
+
+    def _facts(self) -> list[str]:
+        facts = [summary(self._walk, self._setting, self._recorded.before)]
+        return facts + ([cycles_text(self._walk, GRADED)] if self._walk.references else [])
+
+    def _code(self, plan: dict[str, Any]) -> str:
+        return own_code(_request(plan)) if self._machine else access_code(_request(plan))
 
     def __repr__(self) -> str:
         """What is shown, in one line: the same text each time."""
-        walk, setting = self._walk, self._setting
         return (
-            f"walk({design_name(setting)}, {hex_text(setting.chain.gva)}: "
-            f"{walk.outcome}, {self.references} references)"
+            f"walk({design_name(self._setting)}, {hex_text(self.chain.gva)}: "
+            f"{self._walk.outcome}, {self.references} references)"
         )
 
 
-def _offer(
-    control: ipywidgets.Dropdown, options: Sequence[object], values: Sequence[object], usual: object
-) -> None:
-    """Offer ``options``; what was chosen stays chosen if it is still among their ``values``."""
-    chosen = control.value if control.value in values else usual
-    control.options = options
-    control.value = chosen
-
-
-def _designs(names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(say(f"design.{name}"), name) for name in names]
+def _request(plan: dict[str, Any]) -> Request:
+    """What ``plan`` asks for.  Raises `BadAddress`, and `BadChoice` for an access of no kind."""
+    given = {key: value for key, value in plan.items() if key not in ("design", "address", "kind")}
+    del given["language"]
+    if plan["kind"] not in KINDS:
+        raise BadChoice(f"an access is one of {', '.join(KINDS)}, not {plan['kind']!r:.40}")
+    if plan["mapping"] not in MAPPINGS:
+        raise BadChoice(f"a mapping is one of {', '.join(MAPPINGS)}, not {plan['mapping']!r:.40}")
+    gva, kind = parse_address(str(plan["address"])), Kind[str(plan["kind"]).upper()]
+    return Request(gva=gva, mmu=str(plan["design"]), kind=kind, **given)
 
 
 def _levels_name(levels: int) -> str:
@@ -260,13 +216,5 @@ def _levels_name(levels: int) -> str:
     return str(levels) if fmt.long_mode else f"{levels} ({fmt.name})"
 
 
-def _kinds() -> list[tuple[str, Kind]]:
-    return [(say(f"lab.walk.kind.{kind.name.lower()}"), kind) for kind in Kind]
-
-
-def _users() -> list[tuple[str, bool]]:
-    return [(say(f"lab.walk.user.{name}"), name == "user") for name in ("user", "supervisor")]
-
-
-def _mappings() -> list[tuple[str, str]]:
-    return [(say(f"lab.walk.mapping.{name}"), name) for name in MAPPINGS]
+def _designs() -> list[tuple[str, str]]:
+    return [(say(f"design.{name}"), name) for name in DESIGNS]

@@ -1,7 +1,7 @@
 """The words on a lab's controls, which change with the language while their values stay."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import ipywidgets
@@ -20,7 +20,7 @@ class Words:
     """
 
     def __init__(self) -> None:
-        self._parts: list[Callable[[], None]] = []
+        self._parts: list[tuple[ipywidgets.Widget, Callable[[], None]]] = []
         self.busy = False
 
     def on(self, control: W, key: str, trait: str = "description") -> W:
@@ -32,13 +32,15 @@ class Words:
         return self._keep(control, lambda: _replace(control, options()))
 
     def _keep(self, control: W, part: Callable[[], None]) -> W:
-        self._parts.append(part)
+        self._parts.append((control, part))
         return control
 
     def speak(self) -> None:
         """Say all in the language spoken now; no value changes."""
-        with self.replacing():
-            for part in self._parts:
+        with self.replacing(), ExitStack() as held:
+            for control in {id(control): control for control, _ in self._parts}.values():
+                held.enter_context(control.hold_sync())  # one message each
+            for _, part in self._parts:
                 part()
 
     @contextmanager

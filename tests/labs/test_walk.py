@@ -8,8 +8,9 @@ import pytest
 
 from kvmlab import labs
 from kvmlab.base.errors import BadChoice
-from kvmlab.hardware.records import Kind
-from kvmlab.machine import Machine
+from kvmlab.machine import DESIGNS, Machine
+from kvmlab.text import say
+from tests.wire import options
 
 
 def sentences(lab):
@@ -31,7 +32,7 @@ def test_the_designs_read_as_many_entries_as_published(mmu, references):
 
     assert lab.references == references
     assert len([one for one in sentences(lab) if one.startswith("Reference")]) == references
-    assert f"{references} references" in lab.status.value
+    assert f"{references} references" in lab.desk.value
     assert lab.notice.value == ""
 
 
@@ -72,20 +73,30 @@ def test_a_guest_of_32_bits_has_two_levels_in_memory(levels, page, mmu, referenc
     assert (lab.references, lab.walk.outcome, lab.notice.value) == (references, "mapped", "")
 
 
-def test_pages_and_address_follow_the_levels_in_one_walk():
+def test_the_usual_address_follows_the_levels_in_one_walk():
     lab = labs.walk()
     sent = []
-    lab.guest_page.value = "1G"
     lab.player.observe(lambda change: sent.append(change.new["title"]), names="scene")
     lab.guest_levels.value = 2
 
     assert len(sent) == 1
-    assert lab.guest_page.options == ("4K", "4M")
-    assert (lab.guest_page.value, lab.address.value) == ("4K", "0xb7123ab8")
+    assert (lab.address.value, lab.references) == ("0xb7123ab8", 14)
 
     lab.guest_levels.value = 4
-    assert lab.guest_page.options == ("4K", "2M", "1G")
     assert (lab.address.value, lab.references) == ("0x7f1234567ab8", 24)
+
+
+@pytest.mark.parametrize(
+    "levels, page, complaint",
+    [(4, "4M", "4-level"), (3, "1G", "PAE"), (2, "2M", "32-bit")],
+)
+def test_a_page_that_the_guest_has_not_is_refused_in_words(levels, page, complaint):
+    lab = labs.walk(guest_levels=levels)
+    before = (lab.references, lab.player.scene)
+    lab.guest_page.value = page
+
+    assert complaint in lab.notice.value
+    assert (lab.guest_page.value, (lab.references, lab.player.scene)) == ("4K", before)
 
 
 def test_a_page_that_both_guests_have_stays_chosen():
@@ -120,7 +131,7 @@ def test_a_guest_of_32_bits_is_shadowed_by_pae_tables_which_are_told_of(levels):
 def test_a_first_touch_under_ept_costs_one_violation():
     lab = labs.walk()
 
-    assert "First touch: 1 page fault, 1 EPT violation." in lab.status.value
+    assert "First touch: 1 page fault, 1 EPT violation." in lab.desk.value
     assert "1 EPT violation: KVM wrote the missing entry" in sentences(lab)[0]
 
 
@@ -154,81 +165,59 @@ def test_shadow_paging_names_its_policy_on_the_screen():
 @pytest.mark.parametrize(
     "mmu, references", [("npt", 24), ("agile", 4), ("l2-ept", 24), ("l2-shadow", 24)]
 )
-def test_a_further_design_takes_the_place_of_the_first_three_and_back(mmu, references):
+def test_further_designs_are_chosen_like_the_first_three(mmu, references):
     lab = labs.walk()
-    sent = []
-    lab.player.send_state = sent.append
-    lab.more.value = mmu
-    assert (lab.mmu, lab.design.value, lab.references, len(sent)) == (mmu, None, references, 1)
-
+    lab.design.value = mmu
+    assert (lab.mmu, lab.references, lab.notice.value) == (mmu, references, "")
     lab.design.value = "native"
-    assert (lab.mmu, lab.more.value, lab.references, len(sent)) == ("native", None, 4, 2)
-    assert lab.notice.value == ""
+    assert (lab.mmu, lab.references) == ("native", 4)
 
 
 def test_in_another_language_the_same_design_stays_chosen():
     lab = labs.walk()
-    lab.more.value = "l2-ept"
+    lab.design.value = "l2-ept"
     lab.language.value = "zh"
-    assert (lab.mmu, lab.design.value, lab.notice.value) == ("l2-ept", None, "")
-    assert [value for _, value in lab.more.options] == ["npt", "agile", "l2-ept", "l2-shadow"]
+    assert (lab.mmu, lab.design.value, lab.notice.value) == ("l2-ept", "l2-ept", "")
+    assert [value for _, value in lab.design.options] == list(DESIGNS)
 
 
-def test_agile_paging_is_offered_guests_of_64_bits_alone():
-    lab = labs.walk()
-    lab.guest_levels.value = 2
-    lab.host_page.value = "2M"
-    lab.more.value = "agile"
-    assert [levels for _, levels in lab.guest_levels.options] == [4, 5]
-    assert (lab.guest_levels.value, lab.address.value) == (4, "0x7f1234567ab8")
-    assert (lab.host_page.value, lab.references, lab.notice.value) == ("2M", 4, "")
-
-    lab.design.value = "ept"
-    assert {levels for _, levels in lab.guest_levels.options} == {2, 3, 4, 5}
-    assert lab.guest_levels.value == 4
-
-
-def test_pages_of_1g_back_guests_of_64_bits_alone():
-    lab = labs.walk()
-    lab.host_page.value = "1G"
-    lab.guest_levels.value = 3
-    assert lab.host_page.options == ("4K", "2M")
-    assert (lab.host_page.value, lab.references, lab.notice.value) == ("4K", 14, "")
+@pytest.mark.parametrize(
+    "first, then",
+    [({"guest_levels": 2}, ("design", "agile")), ({"guest_levels": 3}, ("host_page", "1G"))],
+)
+def test_what_does_not_go_together_is_refused_and_changes_nothing(first, then):
+    lab = labs.walk(**first)
+    plan = lab.plan
+    key, value = then
+    getattr(lab, key).value = value
+    assert 'role="alert"' in lab.notice.value
+    assert (lab.plan, getattr(lab, key).value) == (plan, plan[key])
 
 
 def test_the_status_says_what_the_references_cost_and_by_which_model():
     lab = labs.walk()
     cycles = 6 * 54 + 6 * 14 + 12 * 4  # levels 1, 2 and above, of five walks and the guest's own
-    assert f"{cycles} cycles for these references by the cost model “graded”" in lab.status.value
+    assert f"{cycles} cycles for these references by the cost model “graded”" in lab.desk.value
     lab.address.value = "0x800000000000"
-    assert "cycles" not in lab.status.value
+    assert "cycles" not in lab.desk.value
 
 
-def test_controls_that_a_design_does_not_have_are_switched_off():
-    lab = labs.walk()
-    off = []
-    for control, mmu in (
-        *((lab.design, mmu) for mmu in ("native", "shadow", "ept")),
-        *((lab.more, mmu) for mmu in ("npt", "agile", "l2-ept", "l2-shadow")),
-    ):
-        control.value = mmu
-        off.append((lab.host_page.disabled, lab.host_levels.disabled))
-
-    assert off == [(True, True), (False, True)] + [(False, False)] * 5
+@pytest.mark.parametrize(
+    "mmu, without",
+    [("native", ["host_levels", "host_page"]), ("shadow", ["host_levels"]), ("ept", [])],
+)
+def test_the_scene_does_without_controls_of_tables_that_a_design_does_not_have(mmu, without):
+    lab = labs.walk(design=mmu)
+    assert lab.player.scene["without"] == without
+    assert "kvmlab-for-host_page" in lab.host_page._dom_classes
 
 
-def values(control):
-    """What can be chosen in a control; an option is a value or a pair of its name and its value."""
-    options = getattr(control, "options", ())
-    return [one[1] if isinstance(one, tuple) else one for one in options]
-
-
-def test_every_option_of_every_control_gives_a_figure():
+def test_every_option_of_every_control_gives_a_figure_or_says_why_not():
     lab = labs.walk()
     for control in controls(lab):
-        for value in values(control):
+        for value in options(control):
             control.value = value
-            assert lab.notice.value == "", (control.description, value)
+            assert (control.value == value) is (lab.notice.value == ""), control.description
             assert lab.player.steps > 0
             assert repr(lab).startswith("walk(")
 
@@ -238,7 +227,7 @@ def test_every_control_has_a_name_and_waits_for_the_learner_to_finish():
     inputs = [one for one in controls(lab) if hasattr(one, "description_allow_html")]
     named = [one for one in inputs if not isinstance(one, ipywidgets.HTML)]
 
-    assert len(named) == 11
+    assert len(named) == 16
     assert all(one.description for one in named)
     assert lab.address.continuous_update is False
 
@@ -247,11 +236,12 @@ def test_every_control_has_a_name_and_waits_for_the_learner_to_finish():
 def test_an_invalid_address_is_told_and_changes_nothing_else(text):
     lab = labs.walk()
     lab.player.step = 7
-    before = (lab.player.scene, lab.player.step, lab.status.value, lab.records)
+    before = (lab.player.scene, lab.player.step, lab.desk.value, lab.records)
     lab.address.value = text
 
     assert "address" in lab.notice.value
-    assert (lab.player.scene, lab.player.step, lab.status.value, lab.records) == before
+    assert lab.address.value == "0x7f1234567ab8"
+    assert (lab.player.scene, lab.player.step, lab.desk.value, lab.records) == before
 
     lab.address.value = "0x7f1234568000"
     assert lab.notice.value == ""
@@ -263,17 +253,17 @@ def test_an_unmapped_page_faults_at_the_entry_that_is_absent():
 
     assert (lab.walk.outcome, lab.references) == ("page_fault", 20)
     assert lab.player.scene["steps"][-1]["lit"]["guest.L1"] == "fault"
-    assert "guest entry at level 1 is absent" in lab.status.value
+    assert "guest entry at level 1 is absent" in lab.desk.value
 
 
 def test_a_write_to_a_page_that_may_only_be_read_faults_after_the_whole_walk():
     lab = labs.walk()
     lab.mapping.value = "read"
-    lab.kind.value = Kind.WRITE
+    lab.kind.value = "write"
 
     assert lab.walk.outcome == "page_fault"
-    assert "rights" in lab.status.value
-    assert "error code 0x7" in lab.status.value
+    assert "rights" in lab.desk.value
+    assert "error code 0x7" in lab.desk.value
 
 
 def test_a_non_canonical_address_reads_no_entry():
@@ -281,7 +271,7 @@ def test_a_non_canonical_address_reads_no_entry():
     lab.address.value = "0x800000000000"
 
     assert (lab.walk.outcome, lab.references) == ("general_protection", 0)
-    assert "not canonical" in lab.status.value
+    assert "not canonical" in lab.desk.value
 
 
 def test_the_kernels_half_is_for_the_supervisor():
@@ -312,7 +302,7 @@ def test_an_own_machine_is_looked_at_as_it_is():
     assert lab.chain == machine.chain(0x40_1008)
     assert machine.cpu.tap == told.append
     choices = [one.description for one in controls(lab) if hasattr(one, "options")]
-    assert choices == ["Access", "Mode", "Language / 语言"]
+    assert choices == ["Access", "Mode", "Accessed just before", "Language / 语言"]
 
 
 def test_an_own_machine_of_32_bits_begins_with_an_address_that_fits():
@@ -328,7 +318,7 @@ def test_an_own_machine_of_32_bits_begins_with_an_address_that_fits():
 def test_designs_have_the_names_that_they_have_everywhere():
     names = [name for name, _ in labs.walk().design.options]
 
-    assert names == ["native paging", "shadow paging", "EPT"]
+    assert names == [say(f"design.{mmu}") for mmu in DESIGNS]
 
 
 def test_an_own_machine_without_a_process_is_refused():
@@ -351,3 +341,34 @@ def test_the_walk_lab_loads_no_chart_library():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+@pytest.mark.parametrize(
+    "caches, before, references, told",
+    [
+        ("none", "page", 0, "TLB: hit"),
+        ("both", "page", 0, "TLB: hit"),
+        ("none", "neighbour", 24, "TLB: miss"),
+        ("upper", "neighbour", 9, "walk caches: L2 hit"),
+        ("nested", "neighbour", 8, "nested TLB: hit"),
+        ("both", "neighbour", 5, "nested TLB: hit"),
+        ("both", "nothing", 24, "walk caches: miss"),
+    ],
+)
+def test_a_warm_access_reads_less_and_the_caches_light_up(caches, before, references, told):
+    lab = labs.walk()
+    lab.caches.value, lab.before.value = caches, before
+    steps = lab.player.scene["steps"]
+
+    assert (lab.references, lab.walk.outcome, lab.notice.value) == (references, "mapped", "")
+    assert any(told in step["texts"].values() for step in steps)
+    lit = {key for step in steps for key, role in step["lit"].items() if role == "now"}
+    assert lit >= {"tlb"} | ({"cached", "upper"} if "L2" in told else set())
+
+
+def test_questions_are_asked_until_they_are_unwanted():
+    lab = labs.walk()
+    asked = [step["ask"] for step in lab.player.scene["steps"] if step["ask"]]
+    assert len(asked) == 12
+    lab.predict.value = False
+    assert not any(step["ask"] for step in lab.player.scene["steps"])
