@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "trace",
         metavar="TRACE",
         help="a trace of valgrind's lackey, of ChampSim or of DynamoRIO's view tool, plain, gzip "
-        "or xz; or sort or ls, which are shipped (a file of that name is ./sort)",
+        "or xz; or sort or ls, which are shipped (a file of that name is ./sort); or a synthetic "
+        "program: sequential, strided, random, zipf, chase, matmul, gups, fork, mmap or server, "
+        "such as zipf:seed=3,pages=4096",
     )
     parser.add_argument(
         "--mmu",
@@ -56,14 +58,15 @@ def parse_limit(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Replay, then print a table or JSON."""
+    from kvmlab import workloads
     from kvmlab.machine import MMUS
     from kvmlab.study.compare import compare
 
     table = prices(args)
-    trace = read(args.trace, args.limit)
+    program = workloads.named(args.trace, args.limit)
     mmus = list(dict.fromkeys(args.mmu or MMUS))
     with bar(mmus) as progress:
-        rows = compare(trace, mmus, progress, table, policy=args.policy)
+        rows = compare(program, mmus, progress, table, policy=args.policy)
     if args.json:
         print(json.dumps([row.to_json() for row in rows], indent=2))
     else:
@@ -72,13 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read(name: str, limit: int | None) -> "Trace":
-    """The shipped trace called ``name``, else the trace in the file ``name``; or its beginning."""
+    """The trace called ``name``: shipped, synthetic or in a file; or its beginning."""
     from kvmlab import workloads
 
-    if name not in workloads.SHIPPED:
-        return workloads.read(name, limit=limit)
-    trace = workloads.shipped(name)
-    return trace if limit is None else trace.head(limit)
+    return workloads.trace_named(name, limit)
 
 
 @contextmanager

@@ -165,7 +165,8 @@ def caption(rows: Sequence[Row]) -> str:
 
 def _run(row: Row) -> str:
     values = {"records": number(row.records), "accesses": number(row.accesses)}
-    return say("modes.run", trace=row.trace, **values)
+    key = "modes.run.calls" if row.calls else "modes.run"
+    return say(key, trace=row.trace, **values)
 
 
 def sentence(rows: Sequence[Row]) -> str:

@@ -215,7 +215,7 @@ class ModesLab(widgets.VBox):
         own = self.trace.value == OWN
         changed = Path(source).stat().st_mtime_ns if own and Path(source).is_file() else 0
         if not self._loaded or self._loaded[0] != (source, changed):
-            trace = workloads.read(source) if own else workloads.shipped(source)
+            trace = workloads.trace_named(source) if own else workloads.shipped(source)
             self._loaded = (source, changed), trace
         return self._loaded
 

@@ -6,6 +6,7 @@ what spawning it cost, are not counted.
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypedDict, Unpack
 
 from kvmlab.base.addresses import PAGE_SIZE, parse_size
@@ -15,11 +16,15 @@ from kvmlab.kvm.policy import NAIVE
 from kvmlab.machine import DESIGNS, MMUS, Machine
 from kvmlab.study.costs import GRADED, CostTable, Cycles
 from kvmlab.study.counters import TABLES, Counters, Tally
-from kvmlab.study.replay import Accesses, accesses, guest_memory_for, replay
+from kvmlab.study.replay import Accesses, accesses, guest_memory_for, memory_for, replay
+from kvmlab.workloads.programs import Runner, Touch
+from kvmlab.workloads.storms import Scenario
 from kvmlab.workloads.trace import Trace
 
 HOST_PER_GUEST = 4
 """How many times the guest's memory the host has, unless an option says otherwise."""
+
+_OPERATIONS = 1_000  # of a program between two reports of progress
 
 Progress = Callable[[str, int, int], None]
 """Told the design, accesses done and accesses in all; raise from it to stop."""
@@ -52,6 +57,7 @@ class Row:
     shadow_bytes_peak: int
     policy: str = NAIVE.name  # of the shadow MMU (kvm/policy.py); other designs have none
     prices: CostTable = GRADED
+    calls: bool = False  # whether it was a program's operations, so its records are those
 
     @property
     def total(self) -> Tally:
@@ -106,7 +112,7 @@ def costs(tally: Tally) -> dict[str, Any]:
 
 
 def compare(
-    trace: Trace,
+    trace: Trace | Scenario,
     mmus: Iterable[str] = MMUS,
     progress: Progress | None = None,
     prices: CostTable = GRADED,
@@ -122,22 +128,29 @@ def compare(
     chosen = list(mmus)
     for mmu in chosen:
         _check(trace, mmu)
-    what = accesses(trace)
-    runs = [(mmu, _study(trace, what, mmu, options.copy())) for mmu in chosen]
+    if isinstance(trace, Scenario):
+        runs = [(mmu, _play(trace, mmu, options.copy())) for mmu in chosen]
+    else:
+        what = accesses(trace)
+        runs = [(mmu, _study(trace, what, mmu, options.copy())) for mmu in chosen]
     return [replace(_finish(mmu, run, progress), prices=prices) for mmu, run in runs]
 
 
-def study(trace: Trace, mmu: str, **options: Unpack[Options]) -> Study:
+def study(trace: Trace | Scenario, mmu: str, **options: Unpack[Options]) -> Study:
     """Replay ``trace`` under one design: yields (accesses done, accesses in all), returns the row.
+
+    Of a `Scenario`, operations are what is done.
 
     Between two yields nothing runs, so a caller can show progress, do other work, or stop by
     asking for no more.  Raises `BadChoice` and `TraceError` at once.
     """
     _check(trace, mmu)
+    if isinstance(trace, Scenario):
+        return _play(trace, mmu, options)
     return _study(trace, accesses(trace), mmu, options)
 
 
-def _check(trace: Trace, mmu: str) -> None:
+def _check(trace: Trace | Scenario, mmu: str) -> None:
     if mmu not in DESIGNS:
         raise BadChoice(f"design {mmu!r} is unknown; choose from {', '.join(DESIGNS)}")
     if not len(trace):
@@ -166,6 +179,41 @@ def _study(trace: Trace, what: Accesses, mmu: str, options: Options) -> Study:
         table_bytes=machine.table_bytes(),
         shadow_bytes_peak=shadow_bytes + counters.shadow_pages_peak * PAGE_SIZE,
         policy=options.get("policy", NAIVE.name),
+    )
+
+
+def _play(scenario: Scenario, mmu: str, options: Options) -> Study:
+    """The same for a program that calls its kernel: counting starts when its first process runs.
+
+    Its own mappings are of 4 KiB pages; raises `BadChoice` for others.
+    """
+    if parse_size(options.get("guest_page", "4K")) != PAGE_SIZE:
+        raise BadChoice(f"{scenario.name} maps pages of 4K; other sizes are for traces")
+    counters = Counters()
+    guest = options.setdefault("guest_memory", memory_for(scenario.pages * PAGE_SIZE))
+    options.setdefault("host_memory", HOST_PER_GUEST * parse_size(guest))
+    machine = Machine(mmu=mmu, tap=counters, **options)
+    runner = Runner(machine)
+    counters.clear()
+    shadow_bytes = machine.table_bytes()["shadow"]
+    operations, done, total, touches = scenario.operations(), 0, len(scenario), 0
+    yield done, total
+    while some := list(islice(operations, _OPERATIONS)):
+        done += runner.run(some)
+        touches += sum(isinstance(one, Touch) for one in some)
+        machine.tick()
+        yield done, total
+    return Row(
+        trace=scenario.name,
+        mmu=mmu,
+        records=done,
+        accesses=touches,
+        program=counters.program,
+        kernel=counters.kernel,
+        table_bytes=machine.table_bytes(),
+        shadow_bytes_peak=shadow_bytes + counters.shadow_pages_peak * PAGE_SIZE,
+        policy=options.get("policy", NAIVE.name),
+        calls=True,
     )
 
 

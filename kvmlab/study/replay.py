@@ -88,7 +88,11 @@ def _may(rights: int) -> tuple[bool, bool]:
 
 def guest_memory_for(what: Accesses, page: str | int) -> int:
     """Bytes of guest memory for a replay: twice the pages touched, for there are tables too."""
-    touched = sum(area.length for area in areas(what, parse_size(page)))
+    return memory_for(sum(area.length for area in areas(what, parse_size(page))))
+
+
+def memory_for(touched: int) -> int:
+    """Bytes of guest memory for a program that touches so many: a power of two."""
     return max(LEAST_GUEST_MEMORY, 1 << (2 * touched - 1).bit_length())
 
 

@@ -1,16 +1,19 @@
-"""What runs on the simulated machine: traces recorded from real programs, shipped here.
+"""What runs on the simulated machine: recorded traces, synthetic programs, captured guests.
 
-Programs that are made up, forks and all, are in `programs`.
+`named` finds a program by what a person writes: the name of one that is shipped (``sort``), of a
+synthetic one (``zipf:seed=3``), or of a file.
 """
 
 from dataclasses import replace
 from importlib import resources
 
 from kvmlab.base.errors import BadChoice
+from kvmlab.workloads import synthetic
 from kvmlab.workloads.reading import read, stream
+from kvmlab.workloads.storms import Scenario
 from kvmlab.workloads.trace import Trace
 
-__all__ = ["SHIPPED", "Trace", "read", "shipped", "stream"]
+__all__ = ["SHIPPED", "Scenario", "Trace", "named", "read", "shipped", "stream", "trace_named"]
 
 SHIPPED = ("ls", "sort")
 """Names of the traces that come with kvmlab; `data/README.md` says how they were recorded."""
@@ -25,3 +28,23 @@ def shipped(name: str) -> Trace:
         raise BadChoice(f"no trace {name!r} is shipped; choose one of: {', '.join(SHIPPED)}")
     with resources.as_file(resources.files(__name__) / "data" / f"{name}.lackey.xz") as path:
         return replace(read(path), name=name)
+
+
+def named(text: str, limit: int | None = None) -> Trace | Scenario:
+    """The program called ``text``, or its first ``limit`` records or operations.
+
+    A file whose name is a program's is written ./sort.  Raises `BadChoice` for a synthetic program
+    that cannot be made, `TraceError` for a file that cannot be read.
+    """
+    if text not in SHIPPED and not synthetic.is_synthetic(text):
+        return read(text, limit=limit)
+    program = shipped(text) if text in SHIPPED else synthetic.make(text)
+    return program if limit is None else program.head(limit)
+
+
+def trace_named(text: str, limit: int | None = None) -> Trace:
+    """`named`, for those who take accesses only; raises `BadChoice` for what calls its kernel."""
+    program = named(text, limit)
+    if isinstance(program, Scenario):
+        raise BadChoice(f"{text} calls its kernel; only a trace can be taken here")
+    return program

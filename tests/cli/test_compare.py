@@ -69,6 +69,22 @@ def test_a_limit_shortens_the_trace(capsys):
     assert (row["trace"], row["records"]) == ("sort", 500)
 
 
+def test_a_synthetic_program_is_compared_by_its_name(capsys):
+    status, out, err = run(capsys, "zipf:pages=20,count=300", "--mmu", "ept", "--json")
+    (row,) = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (row["trace"], row["accesses"]) == ("zipf:pages=20,count=300", 300)
+
+
+def test_a_program_that_calls_its_kernel_is_compared_too(capsys):
+    status, out, err = run(capsys, "fork:forks=2,pages=4")
+    told = " ".join(out.split())
+    assert (status, err) == (0, "")
+    assert "fork:forks=2,pages=4: " in told
+    assert " operations, " in told
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_progress_goes_to_a_terminal_only(capsys, trace, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     status, out, err = run(capsys, trace, "--json")
@@ -103,6 +119,8 @@ def test_a_bad_trace_is_one_line_and_status_2(capsys, tmp_path, contents, compla
         (["sort", "--limit", "0"], "write 1 or more"),
         (["sort", "--limit", "many"], "'many' is no number"),
         (["sort", "--mmu", "tdp"], "native"),
+        (["zipf:pages=0"], "zipf: pages=0 is not possible; write 1 to 65,536"),
+        (["zipf:page=1"], "its keys are pages, count, skew, writes, seed"),
         ([], "TRACE"),
     ],
 )

@@ -72,6 +72,12 @@ def test_it_opens_with_the_shipped_sort_under_all_designs(lab):
     assert [row.to_json() for row in lab.rows] == [row.to_json() for row in expected]
 
 
+def test_a_synthetic_program_may_be_named_in_the_place_of_a_file(lab):
+    own(lab, "strided:pages=8,count=40")
+    expected = compare(workloads.trace_named("strided:pages=8,count=40"))
+    assert [row.to_json() for row in lab.rows] == [row.to_json() for row in expected]
+
+
 def test_table_chart_and_sentence_show_the_same_numbers(lab):
     reads = [row.total.all_references for row in lab.rows]
     references, exits, cycles = lab.charts.children
