@@ -9,6 +9,7 @@ from kvmlab.figures.modes import Party, design, number
 from kvmlab.figures.page import Part, page
 from kvmlab.figures.plots import lines
 from kvmlab.figures.scene import Table
+from kvmlab.hardware.geometries import walk_caches_key
 from kvmlab.study.crossover import Crossover
 from kvmlab.text import count, say
 
@@ -66,7 +67,7 @@ def caption(found: Crossover) -> str:
     """What was run, how it was priced, and how references are counted."""
     plan = found.plan
     program = plan.at(found.low)
-    shape = {"tlb": plan.tlb, "caches": plan.walk_caches, "seed": program.seed}
+    shape = {"tlb": plan.tlb, "caches": walk_caches_key(plan.geometry), "seed": program.seed}
     rest = [
         count(f"crossover.program.{name}", getattr(program, name))
         for name in ("pages", "remaps", "switches")
@@ -76,7 +77,9 @@ def caption(found: Crossover) -> str:
     access = number(plan.prices.rows["access"].cycles)
     priced = say("crossover.costs", costs=costs_text(plan.prices), access=access)
     policy = [say(f"modes.policy.{plan.policy}")] if "shadow" in "".join(plan.designs) else []
-    return " ".join([run, priced, *policy, say("modes.convention")])
+    agile = "agile" in plan.designs and walk_caches_key(plan.geometry) != "off"
+    limits = [say("sweep.agile")] if agile else []
+    return " ".join([run, priced, *policy, *limits, say("modes.convention")])
 
 
 def table(found: Crossover) -> Table:

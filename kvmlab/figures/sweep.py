@@ -82,7 +82,9 @@ def caption(array: Results, prices: Sequence[CostTable]) -> str:
         for name in same
     ]
     parts = [say("sweep.same", what=", ".join(pairs))] if pairs else []
-    return " ".join([*parts, say("modes.convention"), _priced(prices)])
+    parts += [say("modes.convention"), _priced(prices)]
+    agile = (array["mmu"] == "agile") & (array["walk_caches"] != "off")
+    return " ".join([*parts, say("sweep.agile")] if agile.any() else parts)
 
 
 def _common(array: Results, axis: str) -> str:

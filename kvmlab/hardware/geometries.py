@@ -59,7 +59,8 @@ def with_walk_caches(geometry: Geometry, text: str) -> Geometry:
 
     ``own`` leaves them, ``off`` takes them away, ``on`` gives Skylake's (`tlb.SKYLAKE`); or a list
     such as ``2:32,3:4,nested:16``: entries by the level of the entry that is cached (2 is the PDE
-    cache), and a fully associative nested TLB.  Raises `BadChoice`.
+    cache), and a fully associative nested TLB.  Agile walks use the nested TLB alone (`mmu`).
+    Raises `BadChoice`.
     """
     if text == "own":
         return geometry

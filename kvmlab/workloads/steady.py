@@ -29,6 +29,9 @@ ROUND = 1000
 WINDOW, SLOTS = 0x7000_0000_0000, 64
 """Where pages are remapped, and how many there are: every other page, each a mapping of its own."""
 
+Step = Operation | NDArray[np.uint64]
+"""An operation, or addresses that are written to one after the other."""
+
 PROCESSES = ("init", "other")
 MOST_PAGES = 1 << 15
 
@@ -37,7 +40,7 @@ MOST_PAGES = 1 << 15
 class Steady:
     """Writes to random words of ``pages`` pages; the same seed is the same program.
 
-    After each round of a thousand accesses ``remaps`` pages are unmapped, mapped again and written
+    After the accesses of each round ``remaps`` pages are unmapped, mapped again and written
     to; their frames were used before.  Within a round two processes, each with a working set of
     its own, take turns ``switches`` times.  Raises `BadSize`.
     """
@@ -58,38 +61,51 @@ class Steady:
             if not least <= value <= most:
                 raise BadSize(f"{value} {name} are out of range; choose {least} to {most}")
 
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Who runs; the first of them when a round begins."""
+        return PROCESSES[: 2 if self.switches else 1]
+
     def prepare(self) -> Iterator[Operation]:
-        """Every process maps its pages and writes to each of them once."""
-        processes = PROCESSES[: 2 if self.switches else 1]
-        for name in processes[1:]:
+        """Every process maps its pages."""
+        for name in self.processes[1:]:
             yield Fork(name)  # before anything is mapped, so that nothing is shared
-        for name in reversed(processes):
+        for name in reversed(self.processes):
             yield Switch(name)
             yield Mmap(HEAP, self.pages * PAGE, populate=True)
             for slot in range(SLOTS if self.remaps else 0):
                 yield Mmap(_slot(slot), PAGE)
                 yield Touch(_slot(slot), Kind.WRITE)
-            for page in range(self.pages):
-                yield Touch(HEAP + page * PAGE, Kind.WRITE)
 
-    def rounds(self, count: int) -> Iterator[Operation | NDArray[np.uint64]]:
-        """So many rounds: operations, and between them arrays of addresses that are written to."""
+    def pass_over(self) -> Iterator[Step]:
+        """Every process writes to each of its pages once."""
+        for name in reversed(self.processes):
+            yield Switch(name)
+            yield np.uint64(HEAP) + np.arange(self.pages, dtype=np.uint64) * np.uint64(PAGE)
+
+    def rounds(self) -> Iterator[list[Step]]:
+        """One round after the other, without end."""
         choose = np.random.default_rng(self.seed)
-        for _ in range(count):
+        while True:
             words = choose.integers(0, self.pages * PAGE // 8, ROUND, dtype=np.uint64)
-            addresses = np.uint64(HEAP) + words * np.uint64(8)
-            for place, part in enumerate(np.array_split(addresses, self.switches + 1)):
-                if place:
-                    yield Switch(PROCESSES[place % 2])
-                if len(part):
-                    yield part
-            if self.switches % 2:
-                yield Switch(PROCESSES[0])
-            for number in range(self.remaps):
-                gva = _slot(number % SLOTS)
-                yield Munmap(gva)
-                yield Mmap(gva, PAGE)
-                yield Touch(gva, Kind.WRITE)
+            yield [*self._accesses(np.uint64(HEAP) + words * np.uint64(8)), *self._remaps()]
+
+    def _accesses(self, addresses: NDArray[np.uint64]) -> Iterator[Step]:
+        """The accesses of a round, in turns; the first process is the last one too."""
+        for turn, part in enumerate(np.array_split(addresses, self.switches + 1)):
+            if turn:
+                yield Switch(PROCESSES[turn % 2])
+            if len(part):
+                yield part
+        if self.switches % 2:
+            yield Switch(PROCESSES[0])
+
+    def _remaps(self) -> Iterator[Step]:
+        for number in range(self.remaps):
+            gva = _slot(number % SLOTS)
+            yield Munmap(gva)
+            yield Mmap(gva, PAGE)
+            yield Touch(gva, Kind.WRITE)
 
 
 def _slot(number: int) -> int:

@@ -47,6 +47,7 @@ def test_a_table_has_the_axes_that_differ_and_the_caption_those_that_do_not(arra
     assert "A reference is one page-table-entry read" in told
     assert "“graded”" in told
     assert "“dram”" in told
+    assert "Agile" not in told
 
 
 def test_charts_show_what_was_counted(array):
@@ -71,6 +72,7 @@ def test_each_row_can_be_told_from_the_others_by_its_label():
     )
     array = results(sweep([trace], axes, jobs=1))
     assert len(set(labels(array))) == len(array)
+    assert "Agile paging uses no paging-structure caches here" in caption(array, [GRADED])
 
 
 def test_the_sentence_names_the_fewest_and_the_most_cycles(array):

@@ -1,5 +1,7 @@
 """A guest in its steady state: as many accesses, remaps and switches as were asked for."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from kvmlab.workloads.steady import ROUND, Steady
 
 def parts(program, count):
     """The accesses of so many rounds as one array, and the operations between them."""
-    steps = list(program.rounds(count))
+    steps = [step for one in islice(program.rounds(), count) for step in one]
     arrays = [step for step in steps if isinstance(step, np.ndarray)]
     return np.concatenate(arrays), [step for step in steps if not isinstance(step, np.ndarray)]
 
