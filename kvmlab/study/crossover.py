@@ -21,7 +21,7 @@ from kvmlab.study.executors import Inline
 from kvmlab.study.steady import ROUNDS, Measured, measure
 from kvmlab.workloads.steady import Steady
 
-PARAMETERS = MappingProxyType({"remaps": (0, 32), "pages": (512, 8192), "switches": (1, 128)})
+PARAMETERS = MappingProxyType({"remaps": (0, 32), "pages": (512, 6144), "switches": (1, 128)})
 """What can be turned, and between which values unless an option says otherwise."""
 
 USUAL = MappingProxyType(
