@@ -6,17 +6,20 @@ written, executable if anything was fetched.  Pages appear by demand fault, thro
 own kernel, so its page-table writes happen as they would.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, parse_size
+from kvmlab.base.errors import BadChoice
+from kvmlab.guest.records import ContextSwitch
 from kvmlab.hardware.batch_pages import page_keys
 from kvmlab.hardware.records import Kind
 from kvmlab.machine import Machine
 from kvmlab.study.batches import Batches
+from kvmlab.study.counters import Counters
 from kvmlab.workloads.trace import Trace
 
 STRIDE, LONGEST = 5_000, 160_000
@@ -102,18 +105,90 @@ def replay(machine: Machine, what: Accesses, page: str | int = "4K") -> Generato
     At the first value the process is current and nothing of it has been touched: that is where
     to begin counting.  Stop by not asking for more.
     """
-    process = machine.guest.spawn("replayed")
-    for area in areas(what, parse_size(page)):
-        process.mmap(area.start, area.length, write=area.write, execute=area.execute, page=page)
-    machine.guest.switch(process)
+    turn = _Turn(Task(machine, what, page=page))
+    turn.take()
     yield 0
-    shift = parse_size(page).bit_length() - 1
-    batches = Batches(machine.cpu, what.kinds, what.addresses, shift)
-    done, stride = 0, STRIDE
-    while done < len(what):
-        start, done = done, min(done + stride, len(what))
-        batches.run(start, done)
-        machine.tick()
+    stride = STRIDE
+    while turn.left:
+        turn.run(stride)
         if machine.mmu != "agile":
             stride = min(2 * stride, LONGEST)
-        yield done
+        yield turn.done
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A process of `interleave`: the machine that it runs on, what it does, in which pages."""
+
+    machine: Machine
+    what: Accesses
+    name: str = "replayed"
+    page: str | int = "4K"
+
+
+def interleave(tasks: Sequence[Task], time_slice: int = 10 * STRIDE) -> Generator[int, None, None]:
+    """Make the accesses of all tasks, in turns; yields how many are done, first 0 when all may run.
+
+    Each turn is ``time_slice`` accesses of one task, in the order given, until none has any left.
+    Tasks on one machine are processes of one kernel, which switches between them by loading CR3;
+    machines on one `Server` share its memory, so that what one of them touches may be taken from
+    another.  `ByProcess` tells whose the costs are.  Raises `BadChoice` for a time slice without
+    accesses.
+    """
+    if time_slice < 1:
+        raise BadChoice(f"a time slice of {time_slice} accesses never ends; write 1 or more")
+    turns = [_Turn(task) for task in tasks]
+    yield 0
+    while left := [turn for turn in turns if turn.left]:
+        for turn in left:
+            turn.take()
+            turn.run(time_slice)
+            yield sum(one.done for one in turns)
+
+
+class ByProcess:
+    """A tap that keeps `Counters` for each process of a machine, by its name.
+
+    What happens after a `ContextSwitch` is that process's, the next switch included; what happens
+    before any of them is nobody's (``""``).
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[str, Counters] = {"": Counters()}
+        self._now = self.of[""]
+
+    def __call__(self, record: object) -> None:
+        """Count one record."""
+        if isinstance(record, ContextSwitch):
+            self._now = self.of.setdefault(record.process, Counters())
+        self._now(record)
+
+
+class _Turn:
+    """A process with mappings for all that it does, and how far it got."""
+
+    def __init__(self, task: Task) -> None:
+        self._machine, self._what, self.done = task.machine, task.what, 0
+        self._process = task.machine.guest.spawn(task.name)
+        size = parse_size(task.page)
+        for area in areas(task.what, size):
+            may = {"write": area.write, "execute": area.execute}
+            self._process.mmap(area.start, area.length, **may, page=task.page)
+        shift = size.bit_length() - 1
+        self._batches = Batches(task.machine.cpu, task.what.kinds, task.what.addresses, shift)
+
+    @property
+    def left(self) -> int:
+        """How many accesses are still to be made."""
+        return len(self._what) - self.done
+
+    def take(self) -> None:
+        """Let the process run."""
+        if self._machine.guest.current is not self._process:
+            self._machine.guest.switch(self._process)
+
+    def run(self, count: int) -> None:
+        """Make the next ``count`` accesses, or all that are left."""
+        start, self.done = self.done, min(self.done + count, len(self._what))
+        self._batches.run(start, self.done)
+        self._machine.tick()
