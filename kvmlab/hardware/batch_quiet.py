@@ -95,7 +95,7 @@ def _make(cpu: Cpu, plan: Plan, keys: Keys, gva: Ints, kinds: Bytes) -> Made:
         handed.append(NestedHandover(cpu, nested, columns(plan)))
     where = tlb.lookups(gva)
     missed = np.flatnonzero(where == MISS)
-    served = serve(plan, tlb.rows.take(missed), uppers, nested)
+    served = serve(plan, tlb.rows(missed), uppers, nested)
     tlb.give_back(where)
     for one in handed:
         one.give_back()

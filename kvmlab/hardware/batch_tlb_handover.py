@@ -16,7 +16,7 @@ from kvmlab.hardware.batch_tlb import L1, MISS, BatchTlb, page_tag, page_tags
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import CR4_PGE
 from kvmlab.hardware.records import USER, WRITE, Kind
-from kvmlab.hardware.tlb import GLOBAL, Key, TlbEntry
+from kvmlab.hardware.tlb import GLOBAL, Key, Tlb, TlbEntry
 
 _SHIFT = 12
 _NEVER = -1
@@ -28,15 +28,14 @@ class TlbHandover:
     def __init__(self, cpu: Cpu, plan: Plan, keys: Keys, kinds: Bytes) -> None:
         """Take it over; raises `StaleError`."""
         self._cpu, self._plan, self._kinds = cpu, plan, kinds
-        place = np.zeros(keys.size, np.int64)
-        place[keys.used] = np.arange(len(keys.used))
-        self.rows = place.take(keys.of_access[: len(kinds)])  # of the plan, for each access
+        self._keys, self._row = keys, np.zeros(keys.size, np.int64)  # of the plan, for a key
+        self._row[keys.used] = np.arange(len(keys.used))
         self._shifts = _shifts(plan)
         numbers = page_tags(plan.pages, self._shifts)
         self._numbers, self._first, self._number = np.unique(
             numbers, return_index=True, return_inverse=True
         )
-        self._asked = self._asked_kinds()
+        self._asked = self._asked_kinds(cpu.tlb)
         self._batch = BatchTlb(cpu.tlb.geometry)
         above = beyond(numbers)
         pairs = zip(cpu.tlb.arrays(), self._batch.arrays(), strict=True)
@@ -50,24 +49,27 @@ class TlbHandover:
         fetch = self._kinds == Kind.FETCH if self._cpu.tlb.geometry.fetch else False
         shifts: Bytes | int = int(self._shifts[0])
         if (self._shifts != shifts).any():
-            shifts = self._shifts.astype(np.uint8).take(self.rows)
+            shifts = self._shifts.astype(np.uint8).take(self.rows(slice(len(gva))))
         own = gva & (1 << self._cpu.context.width) - 1  # as the pages of the plan are numbered
         return self._batch.lookups(own.view(np.uint64), shifts, fetch)
+
+    def rows(self, some: Ints | slice) -> Ints:
+        """Which page of the plan each of ``some`` accesses is to."""
+        return self._row.take(self._keys.of_access[some])
 
     def give_back(self, where: Bytes) -> None:
         """Fill the TLB as the accesses leave it."""
         geometry = self._cpu.tlb.geometry
-        number = self._number.take(self.rows)
-        walked = self._last(number, np.flatnonzero(where == MISS), first=True)
-        fetch = self._kinds == Kind.FETCH if geometry.fetch else np.zeros(len(where), np.bool_)
-        sides = [self._last(number, np.flatnonzero((where != L1) & ~fetch))] * len(geometry.data)
-        missed = self._last(number, np.flatnonzero((where != L1) & fetch))
-        sides += [missed] * len(geometry.fetch)
+        filled = np.flatnonzero(where != L1)
+        fetch = np.equal(self._kinds.take(filled), Kind.FETCH) & bool(geometry.fetch)
+        walked = self._last(filled.take(np.flatnonzero(where.take(filled) == MISS)), first=True)
+        sides = [self._last(filled[~fetch])] * len(geometry.data)
+        sides += [self._last(filled[fetch])] * len(geometry.fetch)
         seconds = self._handed[len(sides) :]
         second = {number: one for handed in seconds for number, one in handed.entries.items()}
         made: dict[int, Entry] = {}
-        for handed, filled in zip(self._handed, [*sides, *[None] * len(seconds)], strict=True):
-            handed.give_back(self._replaced(handed, filled, walked, second, made))
+        for handed, side in zip(self._handed, [*sides, *[None] * len(seconds)], strict=True):
+            handed.give_back(self._replaced(handed, side, walked, second, made))
         for _, entry in made.values():
             self._cpu.tlb.remember(entry)
 
@@ -95,31 +97,39 @@ class TlbHandover:
         replaced = {number: made[number] for number in numbers[fresh].tolist()}
         return replaced | {number: second[number] for number in numbers[again].tolist()}
 
-    def _last(self, number: Ints, some: Ints, *, first: bool = False) -> Ints:
+    def _last(self, some: Ints, *, first: bool = False) -> Ints:
         """When each number occurs for the last (or first) time among ``some`` accesses."""
         some = some[::-1] if first else some
         when = np.full(len(self._numbers), _NEVER)
-        when[number.take(some)] = some  # of those that are alike the last one stays
+        when[self._number.take(self.rows(some))] = some  # of those alike the last one stays
         return when
 
-    def _asked_kinds(self) -> Bytes:
-        """For each number, the kinds of access to it."""
+    def _asked_kinds(self, tlb: Tlb) -> dict[int, int]:
+        """For each number that is cached and occurs, the kinds of access to it."""
+        seen = np.zeros(self._keys.size << 3, np.bool_)
+        seen[self._keys.of_access[: len(self._kinds)] << 3 | self._kinds] = True
         asked = np.zeros(len(self._numbers), np.uint8)
-        number = self._number.take(self.rows)
         for kind in Kind:
-            asked[number.take(np.flatnonzero(self._kinds == kind))] |= int(kind)
-        return asked
+            by_page = seen[self._keys.used << 3 | kind]
+            asked[self._number.take(np.flatnonzero(by_page))] |= int(kind)
+        keys = {key for array in tlb.arrays() for ways in array.sets for key in ways}
+        tags = np.array([self._tag(key) for key in keys], np.int64)
+        place = np.minimum(self._numbers.searchsorted(tags), len(self._numbers) - 1)
+        used = np.flatnonzero(self._numbers.take(place) == tags)
+        kinds = asked.take(place.take(used))
+        return dict(zip(tags.take(used).tolist(), kinds.tolist(), strict=True))
 
     def _number_of(self, key: Key, entry: TlbEntry) -> int | None:
-        vpn, shift, tag = key
-        number = page_tag(vpn & self._mask(shift), shift)
-        place = int(self._numbers.searchsorted(number))
-        known = place < len(self._numbers) and self._numbers[place] == number
-        if tag not in self._cpu.context.tags or not known:
+        number = self._tag(key)
+        kinds = self._asked.get(number)
+        if kinds is None or key[2] not in self._cpu.context.tags:
             return None
-        if not _grants(entry, int(self._asked[place])):
+        if not _grants(entry, kinds):
             raise StaleError
         return number
+
+    def _tag(self, key: Key) -> int:
+        return page_tag(key[0] & self._mask(key[1]), key[1])
 
     def _mask(self, shift: int) -> int:
         return (1 << self._cpu.context.width - shift) - 1
