@@ -35,22 +35,25 @@ class Made:
     missed: Ints  # which of them missed; the rest is about those
     served: Served
 
+    def __len__(self) -> int:
+        """How many accesses were made."""
+        return len(self.where)
 
-def make_quietly(cpu: Cpu, gva: Ints, kinds: Bytes, least: int) -> int:
-    """Make these accesses, by a user, up to the first that is not quiet; returns how many.
 
-    0, and nothing is done, where fewer than ``least`` are quiet, where something stale is cached
+def make_quietly(cpu: Cpu, gva: Ints, kinds: Bytes, least: int) -> Made | None:
+    """Make these accesses, by a user, up to the first that is not quiet; returns what came of them.
+
+    None, and nothing is done, where fewer than ``least`` are quiet, where something stale is cached
     for them, or where the batch does not know the machine: protection keys, agile paging.
     """
     made = stretch(cpu, gva, kinds, least)
-    if made is None:
-        return 0
-    _tell(cpu, made)
-    return len(made.where)
+    if made is not None:
+        _tell(cpu, made)
+    return made
 
 
 def stretch(cpu: Cpu, gva: Ints, kinds: Bytes, least: int) -> Made | None:
-    """As `make_quietly`, but without a word; returns what came of each access."""
+    """As `make_quietly`, but without a word."""
     if not _known(cpu) or len(gva) < max(least, 1):
         return None
     keys = page_keys(gva, (1 << cpu.context.width - _SHIFT) - 1)

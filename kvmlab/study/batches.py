@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kvmlab.base.addresses import PAGE_SHIFT
 from kvmlab.hardware.batch_pages import Ints
 from kvmlab.hardware.batch_quiet import make_quietly
+from kvmlab.hardware.batch_tlb import L1
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.processor import CR4_PKE, CR4_PKS
 from kvmlab.hardware.records import EXECUTE, READ, USER, WRITE, Kind, TlbLookups
@@ -26,7 +27,9 @@ from kvmlab.hardware.vmcs import Instruction
 
 _PLANNED = 5_000  # accesses that are looked at together: a fault makes the plan void
 _LEAST = 150  # attempts that take longer than to take over the TLB and give it back
-_FARTHEST = 1 << 17  # accesses of one quiet stretch
+_CALM = 30_000  # accesses without a fault or exit after which as many more are expected
+_FARTHEST = 1 << 19  # accesses of one quiet stretch
+_WORTH, _FILL = 60_000, 350  # accesses that repay a stretch; so many does one miss of L1 stand for
 _USER_CPL = 3
 _SHIFTS = (12, 21, 22, 30)
 _NEEDS = MappingProxyType({READ: USER, WRITE: USER | WRITE, EXECUTE: USER | EXECUTE})
@@ -46,6 +49,7 @@ class Batches:
         self._addresses = addresses.view(np.int64)
         self._sets = sets_of(cpu.tlb.geometry, shift)
         self._context, self._reach = cpu.context, 0  # how far to look for a quiet stretch
+        self._calm = 0  # accesses since the last interruption
         # Where the first level holds each page, for data and for fetches.
         self._places: tuple[dict[int, Place], dict[int, Place]] = ({}, {})
 
@@ -64,14 +68,24 @@ class Batches:
             cpu.cpl = 0
 
     def _quietly(self, start: int, stop: int) -> int:
-        """Make what is quiet of the next accesses at once, where many would be attempts."""
-        part = slice(start, min(start + self._reach, stop))
+        """Make what is quiet of the next accesses at once, where that is worth its trouble.
+
+        It is where many would be attempts, and where so many come together that looking for
+        `events` among them takes longer.
+        """
+        reach = self._reach or (self._calm if self._calm >= _CALM else 0)
+        part = slice(start, min(start + min(reach, _FARTHEST), stop))
         gva, kinds = self._addresses[part], self._kinds[part]
         made = make_quietly(self._cpu, gva, kinds, _LEAST)
-        if made:
-            self._forget()
-        self._reach = min(2 * made, _FARTHEST)
-        return made
+        self._reach = 0
+        if made is None:
+            self._calm *= not reach
+            return 0
+        self._forget()
+        self._calm = self._calm + len(made) if len(made) == len(gva) else 0
+        if len(made) + _FILL * np.count_nonzero(made.where != L1) >= _WORTH:
+            self._reach = 2 * len(made)
+        return len(made)
 
     def _until_interrupted(self, start: int, stop: int) -> int:
         """Make accesses until one is stopped and served; returns which one comes next."""
@@ -82,6 +96,7 @@ class Batches:
         )
         attempts, last = self._attempts(made)
         following = stop if last is None else start + last + 1
+        self._calm = self._calm + stop - start if last is None else 0
         if attempts >= _LEAST:
             self._reach = _PLANNED
         hits = following - start - attempts

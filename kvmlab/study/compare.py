@@ -132,6 +132,7 @@ def compare(
         runs = [(mmu, _play(trace, mmu, options.copy())) for mmu in chosen]
     else:
         what = accesses(trace)
+        _fit(what, options)
         runs = [(mmu, _study(trace, what, mmu, options.copy())) for mmu in chosen]
     return [replace(_finish(mmu, run, progress), prices=prices) for mmu, run in runs]
 
@@ -157,11 +158,16 @@ def _check(trace: Trace | Scenario, mmu: str) -> None:
         raise TraceError(f"trace {trace.name!r} has no records to replay")
 
 
+def _fit(what: Accesses, options: Options) -> None:
+    """Give the machine as much memory as the program needs, unless an option says how much."""
+    if "guest_memory" not in options:
+        options["guest_memory"] = guest_memory_for(what, options.get("guest_page", "4K"))
+    options.setdefault("host_memory", HOST_PER_GUEST * parse_size(options["guest_memory"]))
+
+
 def _study(trace: Trace, what: Accesses, mmu: str, options: Options) -> Study:
-    counters = Counters()
-    page = options.get("guest_page", "4K")
-    guest = options.setdefault("guest_memory", guest_memory_for(what, page))
-    options.setdefault("host_memory", HOST_PER_GUEST * parse_size(guest))
+    counters, page = Counters(), options.get("guest_page", "4K")
+    _fit(what, options)
     machine = Machine(mmu=mmu, tap=counters, **options)
     shadow_bytes = 0
     for done in replay(machine, what, page):

@@ -22,7 +22,7 @@ from kvmlab.study.batches import Batches
 from kvmlab.study.counters import Counters
 from kvmlab.workloads.trace import Trace
 
-STRIDE, LONGEST = 5_000, 160_000
+STRIDE, LONGEST = 5_000, 640_000
 """Accesses before the first report of progress, and at most between two reports.
 
 Agile paging has a tick of the host's timer every `STRIDE` accesses.
@@ -71,11 +71,12 @@ def areas(what: Accesses, page: int = PAGE_SIZE) -> list[Area]:
     if not len(what):
         return []
     keys = page_keys(what.addresses.view(np.int64) >> shift - PAGE_SHIFT, -1)
-    pages, rights = keys.numbers, np.zeros(keys.size, np.uint8)
-    for kind in (Kind.WRITE, Kind.FETCH):
-        rights[keys.of_access.take(np.flatnonzero(what.kinds == kind))] |= int(kind)
-    order = np.argsort(pages)
-    pages, rights = pages.take(order), rights.take(keys.used).take(order)
+    done = np.zeros(keys.size << 3, np.bool_)  # by page and kind
+    done[keys.of_access << 3 | what.kinds] = True
+    order = np.argsort(keys.numbers)
+    pages, used = keys.numbers.take(order), keys.used.take(order) << 3
+    rights = done[used | Kind.WRITE] * np.uint8(Kind.WRITE)
+    rights |= done[used | Kind.FETCH] * np.uint8(Kind.FETCH)
     joins = (np.diff(pages) == 1) & (rights[1:] == rights[:-1])
     heads = np.flatnonzero(np.concatenate(([True], ~joins)))
     ends = np.append(heads[1:], len(pages))
