@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmlab.hardware.batch_pages import Ints, chunks
+from kvmlab.hardware.batch_pages import Bools, Ints, chunks
 
 FEW = 8
 """Where less than one in so many is answered by a stage, those are passed over and not cut out."""
@@ -57,9 +57,9 @@ class LruArray:
         """
         place = not_repeated(tags, self.sets)
         if place is None:
-            return self.refer(tags)
+            return self._refer(tags, exact=True)
         distance: Distances = np.zeros(len(tags), self._kind)
-        distance[place] = self.refer(tags.take(place))
+        distance[place] = self._refer(tags.take(place), exact=True)
         return distance
 
     def misses(self, count: int, tags_of: Callable[[slice], Ints]) -> Ints:
@@ -74,7 +74,7 @@ class LruArray:
             place = not_repeated(tags, self.sets)
             waiting.append((part.start, tags if place is None else tags.take(place), place))
             if part.stop == count or sum(len(one[1]) for one in waiting) >= _ENOUGH:
-                distances = self.refer(_joined([one[1] for one in waiting]))
+                distances = self._refer(_joined([one[1] for one in waiting]), exact=False)
                 for start, tags, place in waiting:
                     found = np.flatnonzero(distances[: len(tags)] == self.ways)
                     distances = distances[len(tags) :]
@@ -82,15 +82,18 @@ class LruArray:
                 waiting = []
         return _joined(missed) if missed else np.zeros(0, np.int64)
 
-    def refer(self, tags: Ints) -> Distances:
-        """As `feed`, for tags of which `not_repeated` has taken out what it finds."""
+    def _refer(self, tags: Ints, *, exact: bool) -> Distances:
+        """As `feed`, for tags of which `not_repeated` has taken out what it finds.
+
+        Unless ``exact``, a hit may have any distance of a hit.
+        """
         if not len(tags):
             return np.zeros(0, self._kind)
         base = self._base(tags)
         if base is None:
-            return self._cascade(tags)
+            return self._cascade(tags, exact=exact)
         self.held -= base * (self.held >= 0)
-        found = self._cascade((tags - base).astype(np.int32))
+        found = self._cascade((tags - base).astype(np.int32), exact=exact)
         self.held += base * (self.held >= 0)
         return found
 
@@ -104,8 +107,8 @@ class LruArray:
         high = int(max(tags.max(), real.max(initial=0)))
         return low if high - low < _FAR else None
 
-    def _cascade(self, tags: Tags) -> Distances:
-        """The distance of each of ``tags``."""
+    def _cascade(self, tags: Tags, *, exact: bool) -> Distances:
+        """The distance of each of ``tags``, or of hits 0 where most are hits anyway."""
         own = np.arange(self.sets, dtype=np.int64)
         before = self.held[:, ::-1].reshape(-1)  # what is held, referred to again, oldest first
         before = before.take(np.flatnonzero(before >= 0))
@@ -117,16 +120,22 @@ class LruArray:
         every = every.take(order)
         ends = np.flatnonzero(order >= len(before) + len(tags))
         found = np.full(len(every), self.ways, self._kind)  # a miss, unless a stage answers
-        left = _Left(every, order, ends, self.ways)
+        left = _Left(every, order.astype(np.int32), ends, self.ways)
         for stage in range(self.ways):
             holds = left.holds()
             last = holds.take(left.ends)
             real = (last >= 0) & (last & self.sets - 1 == own)  # not of the set before
             self.held[:, stage] = np.where(real, last, NOTHING)
-            hits = np.flatnonzero(left.tag == holds)
-            if len(hits):
+            same = left.tag == holds
+            if not stage and 2 * np.count_nonzero(same) < len(same):
+                exact = True  # it is less work to say so of hits than of misses
+            hits = np.flatnonzero(same)
+            if exact and len(hits):
                 found[left.origin.take(hits)] = stage
-            left.leave_out(hits)
+            left.leave_out(same, hits)
+        if not exact:
+            found[:] = 0
+            found[left.unanswered()] = self.ways
         return found[len(before) : len(before) + len(tags)]
 
 
@@ -172,7 +181,7 @@ def _narrow(sets: int) -> type[np.uint8] | type[np.uint16] | type[np.int64]:
 class _Left:
     """The references that no stage has answered yet, and what the next stage holds for each."""
 
-    def __init__(self, tag: Tags, origin: Ints, ends: Ints, ways: int) -> None:
+    def __init__(self, tag: Tags, origin: NDArray[np.int32], ends: Ints, ways: int) -> None:
         self.tag, self.origin, self.ends = tag, origin, ends
         self._ways = ways
         self._push(tag)
@@ -194,11 +203,17 @@ class _Left:
         self._start -= 1
         return self._row[self._start : self._start + len(self.tag)]
 
-    def leave_out(self, hits: Ints) -> None:
-        """What a stage answered pushes nothing on."""
+    def unanswered(self) -> NDArray[np.int32]:
+        """Where those come from that no stage answered."""
+        keep = np.ones(len(self.tag), np.bool_)
+        keep[self._passed] = False
+        return self.origin.take(np.flatnonzero(keep))
+
+    def leave_out(self, same: Bools, hits: Ints) -> None:
+        """What a stage answered (``hits``: it is the ``same`` as it holds) pushes nothing on."""
         holds = self._row[self._start : self._start + len(self.tag)]
         if (len(hits) + len(self._passed)) * FEW >= len(self.tag):
-            self._cut_out(hits, holds)
+            self._cut_out(same, holds)
             return
         if len(hits):
             passed = np.concatenate((self._passed, hits))
@@ -211,11 +226,9 @@ class _Left:
         if len(self._passed):  # behind them the next stage holds what it held before them
             holds[self._passed] = holds.take(self._before)
 
-    def _cut_out(self, hits: Ints, holds: Tags) -> None:
-        keep = np.ones(len(self.tag), np.bool_)
-        keep[hits] = False
-        keep[self._passed] = False
-        kept = np.flatnonzero(keep)
+    def _cut_out(self, same: Bools, holds: Tags) -> None:
+        same[self._passed] = True
+        kept = np.flatnonzero(~same)
         self.ends = np.searchsorted(kept, self.ends)
         self.tag, self.origin = self.tag.take(kept), self.origin.take(kept)
         self._push(holds.take(kept))

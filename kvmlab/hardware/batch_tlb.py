@@ -121,7 +121,7 @@ class _Asked:
 
     def tags(self, part: slice) -> Ints:
         """Page number, page size and address space in one number; the low bits choose the set."""
-        tags = page_tags(self.gva[part] >> 12, _pick(self.shifts, part))
+        tags = page_tags(_pick(self.gva, part), _pick(self.shifts, part), low=0)
         if not isinstance(self.spaces, int) or self.spaces:
             tags |= _pick(self.spaces, part) << _SPACE_BITS
         return tags
@@ -138,19 +138,18 @@ class _Array:
         return self.tags.misses(len(asked.gva), asked.tags)
 
 
-def page_tags(pages: Ints, shifts: Bytes | Ints | int) -> Ints:
-    """For 4 KiB pages the number and the size of the pages they lie in, as one number each.
+def page_tags(numbers: Ints, shifts: Bytes | Ints | int, low: int = 12) -> Ints:
+    """The number and the size of the pages that 4 KiB pages lie in, as one number each.
 
-    Its low bits are those of the page number, which choose a set.
+    Its low bits are those of the page number, which choose a set.  ``numbers`` are counted in
+    units of 1 << ``low`` bytes: page numbers, or addresses (0).
     """
-    if isinstance(shifts, int):
-        tags: Ints = pages >> shifts - 12
-        tags &= PAGE_NUMBER
-        return tags | _size(shifts) if shifts > _SIZES[0] else tags
-    wide = shifts.astype(np.int64)
-    tags = pages >> wide - 12
+    sizes = shifts if isinstance(shifts, int) else shifts.astype(np.int64)
+    tags: Ints = numbers >> sizes - low
     tags &= PAGE_NUMBER
-    tags |= _size(wide)
+    size = _size(sizes)
+    if not isinstance(size, int) or size:
+        tags |= size
     return tags
 
 
