@@ -21,7 +21,15 @@ def _slots(draw: Draw, count: int) -> Memslots:
 
 def _listed(slots: Memslots) -> tuple[Words, ...]:
     return tuple(
-        f"slot {one.slot}: GPA {one.gpa:#x}, size {size_text(one.size)}, HVA {one.hva:#x}"
+        Said(
+            "course.slot.line",
+            {
+                "slot": one.slot,
+                "gpa": f"{one.gpa:#x}",
+                "size": size_text(one.size),
+                "hva": f"{one.hva:#x}",
+            },
+        )
         for one in slots
     )
 

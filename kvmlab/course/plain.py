@@ -34,9 +34,8 @@ def as_json(question: Question, *, solved: bool) -> dict[str, Any]:
 
 def jupyterquiz(question: Question) -> dict[str, Any]:
     """A question for JupyterQuiz' ``display_quiz``; what it shows is HTML, so all is escaped."""
-    lines = question.text.splitlines()
     given = [str(line) for line in question.given]
-    found: dict[str, Any] = {"question": _html(f"{lines[0]} ({question.expects})")}
+    found: dict[str, Any] = {"question": _html(f"{question.prompt} ({question.expects})")}
     if given:
         found["code"] = "\n".join(given)
     form = question.form

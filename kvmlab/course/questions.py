@@ -45,9 +45,14 @@ class Question:
         return self.kind.partition(".")[0]
 
     @property
+    def prompt(self) -> str:
+        """The question alone, in a paragraph."""
+        return self._say("ask")
+
+    @property
     def text(self) -> str:
         """The question, with what is given and the options, one to a line."""
-        lines = [self._say("ask"), *(f"  {line}" for line in self.given)]
+        lines = [self.prompt, *(f"  {line}" for line in self.given)]
         if isinstance(self.form, Choice):
             lines += [f"  {self.form.show(name)}" for name, _ in self.form.options]
         return "\n".join(lines)
@@ -124,8 +129,11 @@ def topics() -> tuple[str, ...]:
 def question(kind: str, seed: int = 7, difficulty: int = 1) -> Question:
     """The question of a kind with this seed; the same on every machine.
 
-    Raises `BadChoice` for a kind, a seed or a difficulty that there is not.
+    For a topic such as ``walk`` the seed draws one of its kinds.  Raises `BadChoice` for a kind, a
+    seed or a difficulty that there is not.
     """
+    if kind in topics():
+        kind = Draw(f"topic/{kind}/{seed}").choose(kinds(kind))
     found = _kind(kind)
     if type(seed) is not int or not 0 <= seed < _MOST:
         raise BadChoice(f"{seed!r} is no seed; write a whole number from 0 to 2**63 - 1")

@@ -1,4 +1,4 @@
-"""The labs: `walk`, `modes`, `spaces`, `tables` and `balloon`, each one call that shows one lab.
+"""The labs, each one call that shows one of them.
 
 A lab is loaded when it is first called, so importing this package costs next to nothing and
 loads no chart library.
@@ -7,6 +7,7 @@ loads no chart library.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvmlab.labs.ask_lab import Ask
     from kvmlab.labs.balloon_lab import BalloonLab
     from kvmlab.labs.modes_lab import ModesLab
     from kvmlab.labs.spaces_lab import SpacesLab
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
 
-__all__ = ["balloon", "modes", "spaces", "tables", "walk"]
+__all__ = ["ask", "balloon", "modes", "spaces", "tables", "walk"]
 
 
 def walk(
@@ -70,3 +71,13 @@ def balloon(share: str = "", **chosen: Any) -> "BalloonLab":  # noqa: ANN401  as
     from kvmlab.labs.balloon_lab import BalloonLab
 
     return BalloonLab(share, **chosen)
+
+
+def ask(kind: str, seed: int = 7, difficulty: int = 1, *, progress: str | None = None) -> "Ask":
+    """A question of a kind (or of a topic such as ``walk``), judged, with hints and its solution.
+
+    ``progress`` names the file that keeps the answers.  Raises `BadChoice`.
+    """
+    from kvmlab.labs.ask_lab import Ask
+
+    return Ask(kind, seed, difficulty, progress=progress)
