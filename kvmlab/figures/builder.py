@@ -19,12 +19,13 @@ from kvmlab.text import count, say
 
 def builder_scene(builder: Builder) -> Scene:
     """The learner's tree; what the last deed changed is lit, an access is told step by step."""
-    tables, tree = trees.guest_tables(builder.machine), builder.tree
+    tables = trees.guest_tables(builder.machine)
+    tree = builder.before if builder.tried else builder.tree  # A and D would tell too early
     drawn = drawn_tree.draw(tree, tables)
     changed = {key for place, key in drawn.keys.items() if place in builder.changed()}
     first = _whole(builder.machine, tree, tables)
     if builder.tried:
-        telling = _Telling(builder.tried, tables, drawn)
+        telling = _Telling(builder.tried, tables, drawn, _used(builder, tables))
         first.sentence = access_words(builder.tried)
         return _scene(first, telling.steps(), tables, drawn)
     first.sentence = " ".join([deed_sentence(builder), first.sentence])
@@ -87,11 +88,21 @@ def deed_sentence(builder: Builder) -> str:
     return count("tables.deed", changed, stores=count("tables.stores", stores), exits=exits)
 
 
+def _used(builder: Builder, tables: Tables) -> dict[str, str]:
+    """The A and D letters of every entry, as they are after the access."""
+    return {
+        f"used.{drawn_tree.entry_key(one.level, one.address)}": drawn_tree.used_text(tables, one)
+        for one in trees.entries(builder.tree)
+    }
+
+
 class _Telling:
     """One access, told: what it is, what it comes to, and which entry says so."""
 
-    def __init__(self, tried: Tried, tables: Tables, drawn: drawn_tree.Drawn) -> None:
-        self._tried, self._tables, self._keys = tried, tables, drawn.keys
+    def __init__(
+        self, tried: Tried, tables: Tables, drawn: drawn_tree.Drawn, used: dict[str, str]
+    ) -> None:
+        self._tried, self._tables, self._keys, self._used = tried, tables, drawn.keys, used
         self._lit: dict[str, Role] = {}
 
     def steps(self) -> list[SceneStep]:
@@ -106,6 +117,8 @@ class _Telling:
         ]
         told += [self._entry(step) for step in tried.path]
         told.append(self._end())
+        for step in told:
+            step.texts = self._used
         return told
 
     def _ask(self):  # type: ignore[no-untyped-def]  # noqa: ANN202

@@ -11,7 +11,7 @@ from kvmlab.base.addresses import size_text
 from kvmlab.figures.addresses import hex_text, index_text
 from kvmlab.figures.svg import arrow_right, element, group, text
 from kvmlab.hardware.fields import LEVEL_NAMES
-from kvmlab.hardware.formats import Format, Tables
+from kvmlab.hardware.formats import Tables
 from kvmlab.hardware.records import EXECUTE, USER, WRITE, Verdict
 from kvmlab.hardware.walker import entry_rights
 from kvmlab.study.tree import Entry, Table, entries
@@ -57,12 +57,14 @@ def rights_text(tables: Tables, entry: Entry) -> str:
     return "".join(letter if rights & bit else "-" for letter, bit in letters)
 
 
-def used_text(fmt: Format, entry: Entry) -> str:
-    """The A and D bits of an entry, as letters or dashes."""
-    leaf = entry.verdict is Verdict.LEAF
-    return ("A" if entry.value & fmt.accessed else "-") + (
-        ("D" if entry.value & fmt.dirty else "-") if leaf else ""
-    )
+def used_text(tables: Tables, entry: Entry) -> str:
+    """The A and D bits of an entry, as letters or dashes; a PDPTE of PAE has neither."""
+    if entry.verdict not in (Verdict.LEAF, Verdict.TABLE) or entry.level == tables.no_rights_level:
+        return ""
+    accessed = "A" if entry.value & tables.format.accessed else "-"
+    if entry.verdict is Verdict.TABLE:
+        return accessed
+    return accessed + ("D" if entry.value & tables.format.dirty else "-")
 
 
 def runs(found: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -172,13 +174,19 @@ class _Drawing:
             Verdict.RESERVED: "RSVD!",
         }.get(entry.verdict, rights_text(self.tables, entry))
         right = x + self._wide - 6
-        usable = entry.verdict in (Verdict.LEAF, Verdict.TABLE)
-        pointer = entry.level == self.tables.no_rights_level
-        used = used_text(self.tables.format, entry) if usable and not pointer else ""
+        bare = entry.level == self.tables.no_rights_level and entry.verdict is Verdict.TABLE
+        used = used_text(self.tables, entry)
         return [
             text(index_text(entry.index, bits), x + 6, y + 15, class_="kvm-mono"),
-            text("" if pointer and usable else words, x + 38, y + 15, class_="kvm-mono"),
-            text(used, right, y + 15, class_="kvm-mono", text_anchor="end"),
+            text("" if bare else words, x + 38, y + 15, class_="kvm-mono"),
+            text(
+                used,
+                right,
+                y + 15,
+                class_="kvm-mono",
+                text_anchor="end",
+                data_text=f"used.{entry_key(entry.level, entry.address)}",
+            ),
         ]
 
     def _way(self, entry: Entry, depth: int, y: float) -> str:
@@ -230,7 +238,7 @@ def _row(run: list[Entry], tables: Tables) -> list[str]:
         hex_text(entry.address) + many,
         hex_text(entry.slot),
         hex_text(entry.value),
-        f"{rights_text(tables, entry)} {used_text(tables.format, entry)}" if usable else "",
+        f"{rights_text(tables, entry)} {used_text(tables, entry)}" if usable else "",
         say(f"walk.short.{entry.verdict.value}"),
         target,
     ]

@@ -111,8 +111,8 @@ class SpacesLab(Lab):
         )
 
     def _host_row(self) -> ipywidgets.Box:
-        self.frames = self._number("pages", 8, MOST_PAGES)
-        self.size = self._number("balloon", 64, MOST_BALLOON)
+        self.frames = self._number("frames", 8, MOST_PAGES)
+        self.size = self._number("size", 64, MOST_BALLOON)
         host = {
             "migrate": self._act("migrate", lambda: [self._hva()]),
             "reclaim": self._act("reclaim", lambda: [self.frames.value]),
@@ -149,7 +149,7 @@ class SpacesLab(Lab):
         return self._words.on(control, f"lab.spaces.{name}")
 
     def _number(self, name: str, value: int, most: int) -> ipywidgets.BoundedIntText:
-        layout = ipywidgets.Layout(width="112px")
+        layout = ipywidgets.Layout(width="auto", max_width="176px")
         control = ipywidgets.BoundedIntText(
             value=value, min=0, max=most, style=dict(_WHOLE), layout=layout
         )

@@ -9,14 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
-from kvmlab.base.addresses import PAGE_SHIFT, is_canonical, parse_address, parse_size, size_text
-from kvmlab.base.errors import BadAddress, BadChoice, BadSize
+from kvmlab.base.addresses import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    parse_address,
+    size_text,
+)
+from kvmlab.base.errors import BadAddress, BadChoice
 from kvmlab.guest.records import TableMade
-from kvmlab.guest.tables import LARGE, NX, PRESENT, USER, WRITABLE
+from kvmlab.guest.tables import LARGE, PRESENT
 from kvmlab.hardware import instructions
 from kvmlab.hardware.records import Data, Kind, PageFault, VmExit
 from kvmlab.kvm.records import WriteTrapped
 from kvmlab.study.builder_machine import SWITCHES, learner_machine, switch_on
+from kvmlab.study.builder_ranges import check_target, rights_bits, rights_flags, user_range
 from kvmlab.study.share import Plan
 from kvmlab.study.story import Verb
 from kvmlab.study.tree import Entry, Table, entries, entry_at, guest_tables, guest_tree
@@ -24,7 +30,6 @@ from kvmlab.study.tried import Faulted, Tried, try_access
 
 T = TypeVar("T")
 
-MOST_PAGES = 512
 _KINDS = MappingProxyType({one.name.lower(): one for one in Kind})
 
 
@@ -89,11 +94,11 @@ class Builder:
         `OutOfMemory`.
         """
         self._begin()
-        start, shift = self._range(gva, pages, page)
-        flags, order = self._flags(rights), shift - PAGE_SHIFT
+        start, shift = user_range(self._guest, gva, pages, page)
+        flags, order = rights_flags(self._guest.tables.format, rights), shift - PAGE_SHIFT
         to = parse_address(gpa) if gpa.strip() else None
         if to is not None:
-            self._check_target(to, shift, pages)
+            check_target(self.machine, to, shift, pages)
         with self._guest.contexts.entered():
             for number in range(pages):
                 if to is None:
@@ -111,22 +116,28 @@ class Builder:
         Without ``flush`` the kernel forgets INVLPG, and what the TLB holds stays in use.
         """
         self._begin()
-        start, shift = self._range(gva, pages, page)
+        start, shift = user_range(self._guest, gva, pages, page)
+        gone = self._leaves(start, pages << shift)
         with self._guest.contexts.entered():
-            for here, slot, level in self._leaves(start, pages << shift):
-                entry = self._read(slot)
+            frames = [
+                self._guest.tables.frame_of(self._read(slot), level) for _, slot, level in gone
+            ]
+            for here, slot, _level in gone:
                 self._write(slot, 0)
                 if flush:
                     instructions.invlpg(self.machine.cpu, here)
-                self._release(self._guest.tables.frame_of(entry, level))
+            for frame in frames:
+                self._release(frame)
+            for here, _slot, level in {one[1] // PAGE_SIZE: one for one in gone}.values():
                 self._prune(here, level)
         self._end()
 
     def protect(self, gva: str, pages: int, page: str, rights: str, flush: bool) -> None:
         """Give the leaf entries of a range the ``rights``, letters of ``wux``."""
         self._begin()
-        start, shift = self._range(gva, pages, page)
-        flags, known = self._flags(rights), USER | WRITABLE | self._nx
+        start, shift = user_range(self._guest, gva, pages, page)
+        flags = rights_flags(self._guest.tables.format, rights)
+        known = rights_bits(self._guest.tables.format)
         with self._guest.contexts.entered():
             for here, slot, _level in self._leaves(start, pages << shift):
                 self._write(slot, self._read(slot) & ~known | flags)
@@ -186,38 +197,6 @@ class Builder:
 
     def _end(self) -> None:
         self._made |= {one.gpa for one in self.records if isinstance(one, TableMade)}
-
-    def _range(self, gva: str, pages: int, page: str) -> tuple[int, int]:
-        """The start and page shift of a range of user space; raises `BadAddress`, `BadSize`."""
-        start, shift = parse_address(gva), self._guest.page_shift(parse_size(page))
-        if not 1 <= pages <= MOST_PAGES:
-            raise BadSize(f"choose 1 to {MOST_PAGES} pages at once, not {pages}")
-        if start % (1 << shift):
-            raise BadAddress(f"{start:#x} is not aligned to pages of {size_text(1 << shift)}")
-        if start + (pages << shift) > self._guest.user_end:
-            canonical = is_canonical(start, self._guest.width)
-            why = "is not in user space" if canonical else "is not canonical"
-            end = self._guest.user_end
-            raise BadAddress(f"{start:#x} {why}: user addresses end at {end:#x}")
-        return start, shift
-
-    def _check_target(self, gpa: int, shift: int, pages: int) -> None:
-        """Refuse a frame that no entry can name; one without memory is the learner's affair."""
-        if gpa % (1 << shift):
-            raise BadAddress(f"GPA {gpa:#x} is not aligned to pages of {size_text(1 << shift)}")
-        bits = self.machine.cpu.processor.maxphyaddr if self._guest.tables.format.long_mode else 32
-        if gpa + (pages << shift) > 1 << bits:
-            raise BadAddress(f"GPA {gpa:#x} is beyond the {bits} bits of a physical address")
-
-    def _flags(self, rights: str) -> int:
-        if len(set(rights)) != len(rights) or set(rights) - set("wux"):
-            raise BadChoice(f"rights are letters of wux, each once, not {rights!r:.40}")
-        flags = (WRITABLE if "w" in rights else 0) | (USER if "u" in rights else 0)
-        return flags | (0 if "x" in rights else self._nx)
-
-    @property
-    def _nx(self) -> int:
-        return NX if self._guest.tables.format.entry_bytes == 8 else 0
 
     def _leaves(self, start: int, length: int) -> list[tuple[int, int, int]]:
         """Each leaf in a range: its first address, its slot and level; raises `BadAddress`."""

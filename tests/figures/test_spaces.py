@@ -73,6 +73,17 @@ def test_the_misconceptions_are_worked_out_from_the_machine():
     assert said[hex(video.hva - video.gpa + page.gpa + 0xABC)] == say("spaces.ask.slot")
 
 
+def test_of_a_page_in_the_second_slot_the_start_of_the_slot_is_asked_for():
+    spaces = done()
+    (video,) = [one for one in spaces.machine.vm.slots if one.slot == 1]
+    hva = scene(spaces, "gpa", video.gpa + 0x123).steps[2].ask
+    said = dict(zip(hva.choices, hva.feedback, strict=True))
+    assert said[hex(video.hva + video.gpa + 0x123)] == say("spaces.ask.base")
+    gpa = scene(spaces, "hva", video.hva + 0x123).steps[1].ask
+    said = dict(zip(gpa.choices, gpa.feedback, strict=True))
+    assert said["0x123"] == say("spaces.ask.base")
+
+
 def test_lines_of_the_chosen_page_are_hidden_until_their_step():
     spaces = done()
     told = scene(spaces)

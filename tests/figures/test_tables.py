@@ -142,3 +142,14 @@ def test_a_process_with_a_hostile_name_is_text():
     scene = machine_scene(machine)
     assert "<img" not in scene.svg
     assert guest_tree(machine).entries == []
+
+
+def test_what_hardware_marked_is_not_shown_before_the_question_is_answered():
+    builder = built()
+    builder.access("0x402000", "write", True, True)
+    scene = builder_scene(builder)
+    first = dict(re.findall(r'data-text="(used\.L1[^"]+)">([^<]*)<', scene.svg))
+    assert first["used.L1.0x402000"] == "--"
+    assert scene.steps[0].texts == {}
+    assert scene.steps[1].texts["used.L1.0x402000"] == "AD"
+    assert scene.steps[1].texts["used.L1.0x403000"] == "--"

@@ -84,6 +84,8 @@ def test_after_a_deed_it_is_asked_what_changed_and_after_a_choice_it_is_not(lab)
     assert "HPA" not in lab.desk.value.partition("<details>")[0]
     lab.choose("gva", HEAP)
     assert lab.player.scene["steps"][0]["ask"] is None
+    lab.undo()
+    assert lab.player.scene["steps"][0]["ask"] is None
     lab.buttons["migrate"].click()
     lab.predict.value = False
     assert "changed: HPA" in lab.desk.value

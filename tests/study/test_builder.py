@@ -102,6 +102,18 @@ def expected_code(builder, kind, user):
     return code | 1 if refused else None
 
 
+def expected_causes(builder, kind, user):
+    """The levels that withhold each right which this access needs."""
+    tables = guest_tables(builder.machine)
+    values = {n: entry_at(builder.tree, tables, n, 0x400000).value for n in (4, 3, 2, 1)}
+    wp = builder.machine.cpu.registers.cr0 >> 16 & 1
+    found = {("user", n) for n in values if user and not values[n] & 4}
+    found |= {
+        ("write", n) for n in values if kind == "write" and (user or wp) and not values[n] & 2
+    }
+    return found | {("execute", n) for n in values if kind == "fetch" and values[n] >> 63}
+
+
 FLIPS = st.lists(
     st.tuples(st.integers(1, 4), st.sampled_from([0, 1, 2, 3, 5, 6, 9, 46, 51, 52, 63])),
     max_size=4,
@@ -126,6 +138,9 @@ def test_the_error_code_and_its_causes_are_those_of_the_manual(mmu, flips, kind,
     found = builder.tried
     assert (found.fault.error_code if found.fault else None) == expected
     assert bool(found.causes) is (expected is not None)
+    if found.says == "rights":
+        named = {(one.why, one.level) for one in found.causes if one.why not in ("smep", "smap")}
+        assert named == expected_causes(builder, kind, user)
     if expected is None or found.causes[0].why in ("smep", "smap"):
         return
     for cause in found.causes:
@@ -134,6 +149,14 @@ def test_the_error_code_and_its_causes_are_those_of_the_manual(mmu, flips, kind,
     builder.access(PAGE, kind, user, True)
     left = {(one.why, one.level) for one in builder.tried.causes}
     assert left.isdisjoint((one.why, one.level) for one in found.causes)
+
+
+def test_who_is_in_supervisor_mode_is_not_told_of_u_s():
+    builder = Builder("native")
+    builder.map(PAGE, 1, "4K", "", "")
+    for kind, why in (("write", "write"), ("fetch", "execute")):
+        builder.access(PAGE, kind, False, True)
+        assert [one.why for one in builder.tried.causes] == [why]
 
 
 @pytest.mark.parametrize("mmu", ["native", "ept"])
