@@ -56,7 +56,7 @@ def test_every_word_on_the_controls_changes_and_no_value_does(lab):
 
 def test_back_in_english_everything_is_as_it_was(lab):
     def seen():
-        sentences = getattr(lab, "status", None) or lab.sentence
+        sentences = lab.desk if hasattr(lab, "desk") else lab.sentence
         scene = lab.player.scene if hasattr(lab, "player") else lab.table.value
         return sentences.value, scene, [one.description for one in controls(lab)]
 
@@ -94,15 +94,15 @@ def test_two_labs_may_speak_two_languages():
     chinese.language.value = "zh"
     english.design.value = "native"
     chinese.design.value = "native"
-    assert has_han(chinese.status.value)
-    assert not has_han(english.status.value)
+    assert has_han(chinese.desk.value)
+    assert not has_han(english.desk.value)
     assert not has_han(say("design.native"))
 
 
 def test_trouble_is_told_in_the_language_of_the_lab(monkeypatch):
     lab = labs.walk()
     lab.language.value = "zh"
-    monkeypatch.setattr(lab, "_record", lambda: 1 / 0)
+    monkeypatch.setattr("kvmlab.labs.walk_lab.WalkLab._reach", lambda *_: 1 / 0)
     lab.design.value = "native"
     assert "ZeroDivisionError" in lab.notice.value
     assert has_han(lab.notice.value)
