@@ -19,6 +19,7 @@ from kvmlab.hardware.records import WRITE, Fault, Mapped
 from kvmlab.hardware.walker import walk
 from kvmlab.host.areas import Areas
 from kvmlab.host.discard import Discard
+from kvmlab.host.huge_pages import huge_fault
 from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, Leaf, PageTable
 from kvmlab.host.parts import Parts
 from kvmlab.host.populate import fill_table
@@ -202,7 +203,7 @@ class AddressSpace:
             level = (area.shift - PAGE_SHIFT) // 9 + 1
             address = self.table.prepare(hva, level)
             self.table.set(address, area.pool.alloc() << PAGE_SHIFT | PAGE | LARGE)
-        elif not self._parts.huge.fault(self, area, hva):
+        elif not huge_fault(self, self._parts, area, hva):
             address = self.table.prepare(hva, 1)
             self.map_page(hva, self.frame(), address)
         if found := self.translate(hva):
@@ -247,7 +248,7 @@ class AddressSpace:
         """Map a huge page by 512 small entries; the page itself stays one."""
         self.notify(leaf.hva, leaf.hva + _HUGE)
         self.table.split(leaf)
-        self._parts.huge.mapped_small(leaf.pfn)
+        self._memory.huge.entry_cut(leaf.pfn)
         self._tap(HostSplit(leaf.hva, leaf.pfn << PAGE_SHIFT))
 
     def migrate(self, hva: int) -> int:
@@ -262,7 +263,7 @@ class AddressSpace:
         if found is None or leaf is None:
             raise BadAddress(f"HVA {hva:#x} is not backed: there is no page to migrate")
         role, order = Role(self._memory.frames.role[leaf.pfn]), leaf.shift - PAGE_SHIFT
-        if role == Role.KSM or self._parts.huge.is_piece(leaf.pfn):
+        if role == Role.KSM or self._memory.huge.is_piece(leaf.pfn):
             return found.address
         size, contents = 1 << leaf.shift, self._memory.contents
         new = self._memory.buddy.alloc(order)  # without reclaim, which might take the page itself

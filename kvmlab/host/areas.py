@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, size_text
+from kvmlab.base.addresses import PAGE_SIZE, size_text
 from kvmlab.base.errors import BadAddress, BadSize, Overlap
 from kvmlab.linux.hugetlb import HugetlbPool
 
@@ -79,15 +79,3 @@ class Areas:
     def clear(self) -> None:
         """The process ended."""
         self._areas.clear()
-
-
-def base_of_huge(hva: int) -> int:
-    """The first byte of the 2 MiB around ``hva``."""
-    return hva & ~((PAGE_SIZE << 9) - 1)
-
-
-def huge_fits(area: Area, hva: int) -> bool:
-    """Whether the aligned 2 MiB around ``hva`` lie wholly in an area of small pages."""
-    base = base_of_huge(hva)
-    inside = area.start <= base and base + (PAGE_SIZE << 9) <= area.end
-    return inside and area.shift == PAGE_SHIFT

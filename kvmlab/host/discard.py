@@ -107,7 +107,7 @@ class Discard:
             return 512
         if self._parts.memory.frames.role[leaf.pfn] == Role.KSM:
             return self._parts.ksm.unmapped(self._space, leaf)
-        if self._parts.huge.is_piece(leaf.pfn):
-            return self._parts.huge.piece_gone(self._space, leaf.pfn)
+        if self._parts.memory.huge.is_piece(leaf.pfn):
+            return self._parts.memory.huge.entry_gone(leaf.pfn)
         self._parts.memory.free(leaf.pfn)
         return 1

@@ -1,144 +1,99 @@
-"""Transparent huge pages: 2 MiB at once where a whole range is free, and back to small pages.
+"""Transparent huge pages in a host process: at a fault, and copied together by khugepaged.
 
-Linux, mm/huge_memory.c; Documentation/admin-guide/mm/transhuge.rst.  The huge zero page for read
-faults is left out: the first touch of a range gives it its own page.
+Linux, mm/huge_memory.c: do_huge_pmd_anonymous_page(); mm/khugepaged.c: collapse_huge_page().
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kvmlab.base.addresses import PAGE_SHIFT
-from kvmlab.base.errors import BadChoice, OutOfMemory
-from kvmlab.base.tap import Tap
-from kvmlab.host.areas import Area, base_of_huge, huge_fits
-from kvmlab.host.page_table import LARGE, PAGE
-from kvmlab.linux.frames import NOWHERE, Pages, Role
-from kvmlab.linux.memory import Memory
+from kvmlab.base.errors import OutOfMemory
+from kvmlab.host.areas import Area
+from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, WRITABLE, Leaf
+from kvmlab.host.parts import Parts
+from kvmlab.host.records import HostCollapsed
+from kvmlab.linux.frames import Role
+from kvmlab.linux.huge_pages import HUGE_SIZE, PIECES, base_of_huge, huge_fits
+from kvmlab.linux.khugepaged import Small
 from kvmlab.linux.records import VmEvent
 
 if TYPE_CHECKING:
     from kvmlab.host.address_space import AddressSpace
 
-CHOICES = ("always", "madvise", "never")
-ORDER, PIECES = 9, 512
+
+def huge_fault(space: "AddressSpace", parts: Parts, area: Area, hva: int) -> bool:
+    """Back the 2 MiB around ``hva`` with one page, if nothing is mapped there yet."""
+    huge = parts.memory.huge
+    if not huge.wanted(area) or not huge_fits(area, hva):
+        return False
+    base = base_of_huge(hva)
+    address = space.table.prepare(base, 2)
+    if space.table.entry(address):
+        return False
+    space.table.deposit(address)
+    try:
+        pfn = huge.alloc_at_fault(area)
+    except OutOfMemory:
+        space.table.withdraw(address)
+        parts.tap(VmEvent("thp_fault_fallback"))
+        return False
+    space.map_page(base, pfn, address, PAGE | LARGE)
+    parts.tap(VmEvent("thp_fault_alloc"))
+    return True
 
 
-class HugePages:
-    """The huge pages of one host, those mapped by small entries, and those waiting for a split."""
+class Collapse:
+    """A process as khugepaged sees it (linux/khugepaged.py)."""
 
-    def __init__(self, memory: Memory, tap: Tap, enabled: str = "madvise") -> None:
-        self._memory, self._tap = memory, tap
-        self.enabled = enabled
-        self._mapped: dict[int, int] = {}  # head -> pieces still mapped, one entry each
-        self._deferred: dict[int, AddressSpace] = {}  # heads that lost a piece
-        memory.shrinkers.append(self.split_deferred)
+    def __init__(self, space: "AddressSpace", parts: Parts) -> None:
+        self._space, self._parts, self.number = space, parts, space.number
 
-    @property
-    def enabled(self) -> str:
-        """/sys/kernel/mm/transparent_hugepage/enabled."""
-        return self._enabled
+    def huge_ranges(self) -> Iterator[int]:
+        """Every aligned 2 MiB of its areas in which huge pages are wanted."""
+        for area in self._space.areas:
+            if self._parts.memory.huge.wanted(area):
+                for base in range(base_of_huge(area.start + HUGE_SIZE - 1), area.end, HUGE_SIZE):
+                    if huge_fits(area, base):
+                        yield base
 
-    @enabled.setter
-    def enabled(self, choice: str) -> None:
-        if choice not in CHOICES:
-            raise BadChoice(f"transparent huge pages are {', '.join(CHOICES)}, not {choice!r}")
-        self._enabled = choice
+    def _leaves(self, base: int) -> list[Leaf]:
+        return list(self._space.table.between(base, base + HUGE_SIZE))
 
-    def wanted(self, area: Area) -> bool:
-        """Whether an area may have huge pages (hugepage_vma_check())."""
-        if area.huge is None:
-            return self._enabled == "always"
-        return area.huge and self._enabled != "never"
+    def small_entries(self, base: int) -> list[Small]:
+        """What the small entries of a range say."""
+        leaves = self._leaves(base) if self._space.alive else []
+        return [self._small(leaf) for leaf in leaves if leaf.level == 1]
 
-    def fault(self, space: "AddressSpace", area: Area, hva: int) -> bool:
-        """Back the 2 MiB around ``hva`` with one page, if nothing is mapped there yet."""
-        if not self.wanted(area) or not huge_fits(area, hva):
+    def _small(self, leaf: Leaf) -> Small:
+        if not leaf.present:
+            return Small(present=False)
+        frames = self._parts.memory.frames
+        return Small(
+            present=True,
+            young=bool(leaf.entry & ACCESSED) or bool(frames.referenced[leaf.pfn]),
+            writable=bool(leaf.entry & WRITABLE),
+            shared=frames.role[leaf.pfn] == Role.KSM,
+        )
+
+    def bring_back(self, base: int) -> None:
+        """Fault in what is in swap."""
+        for leaf in self._leaves(base):
+            self._space.fault_in(leaf.hva, write=False)
+
+    def collapse(self, base: int, pfn: int) -> bool:
+        """Copy the small pages into the huge one, after notification; False if some are not there.
+
+        Reclaim, for the huge page itself, may have taken them.
+        """
+        leaves = self._leaves(base)
+        if not leaves or not all(leaf.present for leaf in leaves):
             return False
-        base = base_of_huge(hva)
-        address = space.table.prepare(base, 2)
-        if space.table.entry(address):
-            return False
-        space.table.deposit(address)
-        try:
-            pfn = space.frame(ORDER, light=True)
-        except OutOfMemory:
-            space.table.withdraw(address)
-            self._tap(VmEvent("thp_fault_fallback"))
-            return False
-        space.map_page(base, pfn, address, PAGE | LARGE)
-        self._tap(VmEvent("thp_fault_alloc"))
+        self._space.notify(base, base + HUGE_SIZE)
+        contents = self._parts.memory.contents
+        for leaf in leaves:
+            contents.write(pfn + (leaf.hva - base >> PAGE_SHIFT), contents.read(leaf.pfn))
+            self._space.discard.take_out(leaf)
+        address = self._space.table.collapse(base)
+        self._space.map_page(base, pfn, address, PAGE | LARGE)
+        self._parts.tap(HostCollapsed(base, pfn << PAGE_SHIFT, PIECES - len(leaves)))
         return True
-
-    # -- huge pages that small entries map ------------------------------------------------
-
-    def mapped_small(self, head: int) -> None:
-        """The one entry of a huge page became 512."""
-        self._mapped[head] = PIECES
-        self._tap(VmEvent("thp_split_pmd"))
-
-    def is_piece(self, pfn: int) -> bool:
-        """Whether a frame is part of a huge page that small entries map."""
-        return pfn & -PIECES in self._mapped
-
-    def pieces_among(self, pfns: Pages) -> bool:
-        """Whether any of many frames is such a part."""
-        return bool(self._mapped) and any(self.is_piece(pfn) for pfn in pfns.tolist())
-
-    def piece_gone(self, space: "AddressSpace", pfn: int) -> int:
-        """An entry of a piece is gone; returns how many frames are free for that.
-
-        The page is freed with its last piece; till then its frames wait for a deferred split.
-        """
-        head = pfn & -PIECES
-        self._mapped[head] -= 1
-        if self._mapped[head]:
-            if head not in self._deferred:
-                self._deferred[head] = space
-                self._tap(VmEvent("thp_deferred_split_page"))
-            return 0
-        del self._mapped[head]
-        self._deferred.pop(head, None)
-        self._memory.free(head, ORDER)
-        return PIECES
-
-    def split_deferred(self) -> int:
-        """The shrinker: split what has lost pieces; returns how many frames are free for that."""
-        freed = 0
-        for head, space in list(self._deferred.items()):
-            freed += PIECES - self._mapped[head]
-            self.split_now(space, head)
-        return freed
-
-    def split_now(self, space: "AddressSpace", head: int) -> None:
-        """Split a huge page; its pieces go where it was, on an LRU list or, if locked, on none."""
-        listed = self._memory.frames.lru[head] != NOWHERE
-        self._memory.lists.remove(np.array([head]))
-        pieces = self.split_page(space, head)
-        if listed:
-            self._memory.lists.add(pieces, self._memory.lru_of(Role.ANON))
-        self._tap(VmEvent("thp_split_page"))
-
-    def split_page(self, space: "AddressSpace", head: int) -> Pages:
-        """Make frames of their own of a huge page that is on no list; the pieces still mapped.
-
-        Those that no entry maps are free (split_huge_page_to_list()).
-        """
-        frames = self._memory.frames
-        base = int(frames.index[head]) << PAGE_SHIFT
-        leaf = space.table.find(base)
-        if leaf and leaf.level == 2:
-            space.split_entry(leaf)
-        pieces = frames.split(head)
-        kept = {
-            one.pfn
-            for one in space.table.between(base, base + (PIECES << PAGE_SHIFT))
-            if one.present
-        }
-        mapped = np.array([int(pfn) in kept for pfn in pieces])
-        del self._mapped[head]
-        self._deferred.pop(head, None)
-        for pfn in pieces[~mapped].tolist():
-            self._memory.free(pfn)
-        survivors: Pages = pieces[mapped]
-        return survivors

@@ -7,14 +7,13 @@ from kvmlab.base.errors import BadSize
 from kvmlab.base.tap import Tap
 from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from kvmlab.host.address_space import AddressSpace
-from kvmlab.host.huge_pages import HugePages
-from kvmlab.host.khugepaged import Khugepaged
-from kvmlab.host.khugepaged import Settings as KhugepagedSettings
+from kvmlab.host.huge_pages import Collapse
 from kvmlab.host.ksm import Ksm
 from kvmlab.host.parts import Parts
 from kvmlab.linux.buddy import Buddy
 from kvmlab.linux.frames import Role
 from kvmlab.linux.hugetlb import HugetlbPool
+from kvmlab.linux.khugepaged import Khugepaged
 from kvmlab.linux.kswapd import Kswapd
 from kvmlab.linux.meminfo import meminfo
 from kvmlab.linux.memory import Memory
@@ -65,10 +64,14 @@ class Host:
             {shift: HugetlbPool(self.memory, shift) for shift in (21, 30)}
         )
         self.processes: list[AddressSpace] = []
-        self.huge = HugePages(self.memory, tap)
-        self.ksm = Ksm(self.memory, self.huge, self.processes, tap)
-        self._parts = Parts(ram, self.memory, self.huge, self.ksm, self.hugetlb, tap)
-        self.khugepaged = Khugepaged(self._parts, self.processes, KhugepagedSettings())
+        self.huge = self.memory.huge
+        self.ksm = Ksm(self.memory, self.processes, tap)
+        self._parts = Parts(ram, self.memory, self.ksm, self.hugetlb, tap)
+        self.khugepaged = Khugepaged(
+            self.memory,
+            lambda: [Collapse(space, self._parts) for space in self.processes],
+            lambda work: work(),
+        )
 
     def process(self, name: str = "qemu") -> AddressSpace:
         """A new process with an empty address space."""

@@ -19,17 +19,16 @@ from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.clock import MILLISECOND, Clock
 from kvmlab.base.errors import BadChoice, ProcessKilled
 from kvmlab.base.tap import Tap
-from kvmlab.host.areas import base_of_huge
 from kvmlab.host.page_table import PAGE, WRITABLE, Leaf
 from kvmlab.host.records import HostMerged, HostUnshared
 from kvmlab.linux.frames import Pages, Role
+from kvmlab.linux.huge_pages import base_of_huge
 from kvmlab.linux.memory import Memory
 from kvmlab.linux.records import VmEvent
 
 if TYPE_CHECKING:
     from kvmlab.host.address_space import AddressSpace
     from kvmlab.host.areas import Area
-    from kvmlab.host.huge_pages import HugePages
 
 STOP, RUN, UNMERGE = 0, 1, 2
 _ITEM_BYTES = 64  # struct ksm_rmap_item
@@ -68,10 +67,8 @@ class _Node:
 class Ksm:
     """The KSM of one host, over the processes in ``spaces``; it owns the merged pages."""
 
-    def __init__(
-        self, memory: Memory, huge: "HugePages", spaces: Sequence["AddressSpace"], tap: Tap
-    ) -> None:
-        self._memory, self._huge, self._spaces, self._tap = memory, huge, spaces, tap
+    def __init__(self, memory: Memory, spaces: Sequence["AddressSpace"], tap: Tap) -> None:
+        self._memory, self._spaces, self._tap = memory, spaces, tap
         self.settings = Settings()
         self.full_scans = 0
         self._run = STOP
@@ -246,8 +243,8 @@ class Ksm:
     def _small(self, space: "AddressSpace", hva: int) -> Leaf:
         """The entry of a page that is no part of a huge one; a huge page is split for that."""
         leaf = self._at(space, hva)
-        if leaf.level == 2 or self._huge.is_piece(leaf.pfn):
-            self._huge.split_now(space, leaf.pfn & -512)
+        if leaf.level == 2 or self._memory.huge.is_piece(leaf.pfn):
+            self._memory.huge.split_now(leaf.pfn & -512)
             leaf = self._at(space, hva)
         return leaf
 

@@ -13,17 +13,15 @@ from kvmlab.linux.hugetlb import HugetlbPool
 from kvmlab.linux.memory import Memory
 
 if TYPE_CHECKING:
-    from kvmlab.host.huge_pages import HugePages
     from kvmlab.host.ksm import Ksm
 
 
 @dataclass(slots=True)
 class Parts:
-    """One kernel's memory, its transparent huge pages, its pools and its KSM."""
+    """One kernel's memory, its pools and its KSM."""
 
     ram: Ram
     memory: Memory
-    huge: "HugePages"
     ksm: "Ksm"
     pools: Mapping[int, HugetlbPool]
     tap: Tap
@@ -31,7 +29,7 @@ class Parts:
     def plain(self, pfns: Pages) -> bool:
         """Whether all of these are anonymous pages of their own: not shared, of no huge page."""
         anon = self.memory.frames.role[pfns] == Role.ANON
-        return bool(anon.all()) and not self.huge.pieces_among(pfns)
+        return bool(anon.all()) and not self.memory.huge.pieces_among(pfns)
 
     def check_commit(self, size: int) -> None:
         """Refuse an area that all memory and all swap together could not hold.

@@ -31,7 +31,7 @@ def fill_table(space: "AddressSpace", parts: Parts, hva: int, end: int) -> int:
     scarce = memory.buddy.free_frames - count < memory.zone.marks.low
     if parts.tap is not silent or not count or scarce:
         return hva
-    if parts.huge.wanted(space.areas.find(hva)):
+    if memory.huge.wanted(space.areas.find(hva)):
         return hva
     pfns = memory.alloc_pages(Role.ANON, count)
     space.table.fill(address, pfns)

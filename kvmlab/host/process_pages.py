@@ -65,11 +65,15 @@ class ProcessPages:
         """Nothing: the memory of a process is of no file."""
 
     def split(self, page: int) -> Pages:
-        """Split a huge page into frames of their own, unless a virtual CPU works with it."""
+        """Split a huge page into frames of their own, unless a virtual CPU works with all of it."""
         hva = int(self._parts.memory.frames.index[page]) << PAGE_SHIFT
-        if self.holds(hva, PAGE_SIZE << 9):
-            return np.array([page], np.int64)
-        return self._parts.huge.split_page(self._space, page)
+        leaf = self._space.table.find(hva)
+        if leaf and leaf.shift > PAGE_SHIFT:
+            if self.holds(hva, 1 << leaf.shift):
+                return np.array([page], np.int64)
+            self._space.split_entry(leaf)
+        pieces, _users = self._parts.memory.huge.split_page(page)
+        return pieces
 
     def holds(self, hva: int, size: int) -> bool:
         """Whether a virtual CPU that exited works with a page of this range."""

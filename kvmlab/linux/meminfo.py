@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from kvmlab.linux.frames import Role
+from kvmlab.linux.huge_pages import ORDER
 from kvmlab.linux.hugetlb import HugetlbPool
 from kvmlab.linux.lru import Lru
 from kvmlab.linux.memory import Memory
@@ -39,7 +40,8 @@ def meminfo(memory: Memory, pools: Iterable[HugetlbPool] = ()) -> dict[str, int]
     frames, size, roles = memory.frames, memory.lists.size, memory.frames.counts()
     anon_active, anon_idle = size[Lru.ACTIVE_ANON], size[Lru.INACTIVE_ANON]
     file_active, file_idle = size[Lru.ACTIVE_FILE], size[Lru.INACTIVE_FILE]
-    huge = (frames.order == 9) & np.isin(frames.role, (Role.ANON,))
+    huge = (frames.order == ORDER) & (frames.role == Role.ANON)
+    anon_huge = int(huge.sum()) - len(memory.huge.only_small())
     pages = {
         "MemTotal": memory.zone.managed,
         "MemFree": memory.buddy.free_frames,
@@ -60,7 +62,7 @@ def meminfo(memory: Memory, pools: Iterable[HugetlbPool] = ()) -> dict[str, int]
         "Shmem": roles[Role.SHMEM],
         "PageTables": roles[Role.TABLE],
         "SecPageTables": roles[Role.SECONDARY],
-        "AnonHugePages": int(huge.sum()) << 9,
+        "AnonHugePages": anon_huge << ORDER,
     }
     return {name: count * _KIB for name, count in pages.items()} | _huge_fields(pools)
 

@@ -11,6 +11,7 @@ from kvmlab.base.errors import MachineCheck, OutOfMemory
 from kvmlab.base.tap import Tap
 from kvmlab.linux.buddy import Buddy
 from kvmlab.linux.frames import NOWHERE, SWAP_BACKED, Frames, Pages, Role, runs
+from kvmlab.linux.huge_pages import HugePages
 from kvmlab.linux.lru import Lists, Lru
 from kvmlab.linux.mapping import Contents, Mapping
 from kvmlab.linux.oom import Killable, worst
@@ -45,6 +46,7 @@ class Memory:
         self._dying: Killable | None = None  # killed, and still on its way out of the kernel
         self.oom_notifiers: list[Callable[[], int]] = []  # a balloon that can give pages back
         self.shrinkers: list[Callable[[], int]] = []  # caches of the kernel: pages freed
+        self.huge = HugePages(self)
         self.wake_kswapd: Callable[[], None] = _asleep
         self.reclaim = Reclaim(
             self.frames,
@@ -75,10 +77,22 @@ class Memory:
         `OutOfMemory` if that, or a block larger than 8 frames, finds nothing.
         """
         if self.buddy.free_frames - (1 << order) < self.zone.marks.low:
-            self._tap(KswapdWoken(self.buddy.free_frames, self.zone.marks.low))
-            self.wake_kswapd()
+            self._wake()
         if not self._fits(order):
             self._direct(order, light)
+        pfn = self.buddy.alloc(order)
+        self.frames.take(pfn, order, role)
+        return pfn
+
+    def spare_block(self, role: Role, order: int, *, wake: bool) -> int:
+        """The same, if a block is free above the min mark: nothing is reclaimed for it.
+
+        Where there is none, kswapd is woken if that is asked for.  Raises `OutOfMemory`.
+        """
+        if not self._fits(order):
+            if wake:
+                self._wake()
+            raise self._none(order)
         pfn = self.buddy.alloc(order)
         self.frames.take(pfn, order, role)
         return pfn
@@ -142,6 +156,16 @@ class Memory:
             want = max(high - self.buddy.free_frames, SWAP_CLUSTER_MAX)
             failures = 0 if self._shrink(want, "kswapd") else failures + 1
 
+    def _wake(self) -> None:
+        self._tap(KswapdWoken(self.buddy.free_frames, self.zone.marks.low))
+        self.wake_kswapd()
+
+    def _none(self, order: int) -> OutOfMemory:
+        return OutOfMemory(
+            f"no block of {1 << order} free frames: {self.buddy.free_frames} are free, "
+            f"the min watermark is {self.zone.marks.min}"
+        )
+
     def _fits(self, order: int) -> bool:
         enough = self.buddy.free_frames - (1 << order) >= self.zone.marks.min
         return enough and self.buddy.has(order)
@@ -157,10 +181,7 @@ class Memory:
             failures = 0 if progress else failures + 1
             costly = order > _COSTLY_ORDER and failures
             if light or costly:
-                raise OutOfMemory(
-                    f"no block of {1 << order} free frames: {self.buddy.free_frames} are free, "
-                    f"the min watermark is {self.zone.marks.min}"
-                )
+                raise self._none(order)
             if failures > _MAX_RECLAIM_RETRIES:
                 if not self._out_of_memory():
                     return

@@ -147,12 +147,13 @@ class Reclaim:
         huge = self._frames.order[pages] > 0
         if not huge.any():
             return pages
-        pieces = [pages[~huge]]
-        for page in pages[huge]:
-            pieces.append(self._mappings[self._frames.mapping[page]].split(int(page)))
-            if not self._frames.order[page]:
-                self._tap(VmEvent("thp_split_page"))
-        return np.concatenate(pieces)
+        owners = self._frames.mapping[pages].tolist()
+        split = [
+            self._mappings[owner].split(page)
+            for page, owner, whole in zip(pages.tolist(), owners, huge.tolist(), strict=True)
+            if whole
+        ]
+        return np.concatenate([pages[~huge], *split])
 
     def _pageout(self, pages: Pages) -> tuple[int, Pages]:
         """Evict pages; returns how many are free now, and those that could not go."""

@@ -55,7 +55,7 @@ class Setting:
                     anon |= set(range(leaf.pfn, leaf.pfn + (1 << leaf.shift - 12)))
             assert (space.rss, space.swap_entries) == (rss, entries)
         assert counts[Role.TABLE] == tables
-        waiting = sum(512 - host.huge._mapped[head] for head in host.huge._deferred)
+        waiting = sum(512 - host.huge.mapped_pieces(head) for head in host.huge._deferred)
         assert counts[Role.ANON] + counts[Role.KSM] == len(anon) + waiting
         assert swapped == host.memory.swap.used_slots()
         shared = {pfn: len(node.mappers) for pfn, node in host.ksm._nodes.items()}
