@@ -9,6 +9,8 @@ from typing import Protocol
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.errors import BadSize, OutOfMemory
 from kvmlab.linux.buddy import Buddy
+from kvmlab.linux.frames import Pages
+from kvmlab.linux.huge_pages import HugePages
 
 _FIRMWARE = 1 << 20  # the first MiB is the firmware's
 
@@ -24,6 +26,9 @@ class Manager(Protocol):
 
     def take(self, count: int) -> list[int]:
         """Up to ``count`` frames for a balloon."""
+
+    def take_block(self, order: int) -> int:
+        """A block for a driver, for which nothing is reclaimed; raises `OutOfMemory`."""
 
     def give_back(self, pfn: int, order: int) -> None:
         """Take a block back that holds zeroes."""
@@ -43,6 +48,7 @@ class Frames:
         self._more_users: dict[int, int] = {}  # page -> how many mappings beyond the first
         self.tables = 0
         self.manager: Manager | None = None  # who makes room, if anybody does
+        self.huge: HugePages | None = None  # and whose huge pages may be in pieces
 
     def alloc(self, order: int = 0) -> int:
         """The guest-physical address of a page of 2**order frames, all zero.
@@ -70,7 +76,8 @@ class Frames:
     def take_block(self, order: int) -> int | None:
         """A block for a driver, on the same terms; None when there is none."""
         try:
-            return self.buddy.alloc(order) << PAGE_SHIFT
+            take = self.manager.take_block if self.manager else self.buddy.alloc
+            return take(order) << PAGE_SHIFT
         except OutOfMemory:
             return None
 
@@ -91,13 +98,33 @@ class Frames:
         self.release(gpa, order)
         self.tables -= 1 << order
 
-    def share(self, gpa: int) -> None:
-        """One more mapping of a page (folio_get)."""
-        self._more_users[gpa] = self._more_users.get(gpa, 0) + 1
+    def share(self, gpa: int, order: int = 0) -> None:
+        """One more mapping of a page of 2**order frames (folio_get)."""
+        if pieces := self._in_pieces(gpa):
+            pieces.share(gpa >> PAGE_SHIFT, order)
+        else:
+            self._more_users[gpa] = self._more_users.get(gpa, 0) + 1
 
-    def shared(self, gpa: int) -> bool:
-        """Whether more than one mapping has the page."""
+    def shared(self, gpa: int, order: int = 0) -> bool:
+        """Whether more than one mapping has the page, or any part of it."""
+        if pieces := self._in_pieces(gpa):
+            return pieces.shared(gpa >> PAGE_SHIFT, order)
         return gpa in self._more_users
+
+    def _in_pieces(self, gpa: int) -> HugePages | None:
+        """Who counts the mappings of this page: it belongs to a huge one that was split up."""
+        return self.huge if self.huge and self.huge.is_piece(gpa >> PAGE_SHIFT) else None
+
+    def entry_split(self, gpa: int) -> None:
+        """One of the entries that map a huge page became small ones."""
+        if self.huge:
+            self.huge.entry_cut(gpa >> PAGE_SHIFT, 1 + self._more_users.pop(gpa, 0))
+
+    def page_split(self, pages: Pages, users: Iterable[int]) -> None:
+        """The pieces of a huge page are pages of their own, with so many mappings each."""
+        for pfn, count in zip(pages.tolist(), users, strict=True):
+            if count > 1:
+                self._more_users[pfn << PAGE_SHIFT] = count - 1
 
     def release(self, gpa: int, order: int) -> None:
         """One mapping less (folio_put); after the last, clear the page and give it back.
@@ -106,6 +133,9 @@ class Frames:
         then a demand fault would touch its new frame twice, and hide from the learner which
         touch made the hypervisor work.
         """
+        if pieces := self._in_pieces(gpa):
+            pieces.entry_gone(gpa >> PAGE_SHIFT, order)
+            return
         if more := self._more_users.pop(gpa, 0):
             if more > 1:
                 self._more_users[gpa] = more - 1

@@ -17,6 +17,7 @@ from kvmlab.guest.frames import Frames
 from kvmlab.guest.memory import Memory
 from kvmlab.guest.process import Process, Vma
 from kvmlab.guest.records import ContextSwitch, Executed, Exited, Forked, SystemCall
+from kvmlab.guest.roots import Roots
 from kvmlab.guest.shootdown import Shootdown
 from kvmlab.guest.smp import Smp
 from kvmlab.guest.tables import (
@@ -79,7 +80,8 @@ class Kernel:
         self.tables = PageTables(self.smp, fmt, self._virtual, alloc_table, tap, isolated=kpti)
         self.shootdown = Shootdown(self.smp, tap)
         parts = (self.smp, self.tables, self.frames, self.shootdown)
-        self.memory = Memory(*parts, self.user_end, tap)
+        self.roots = Roots(self.tables, self.frames, self.user_end)
+        self.memory = Memory(*parts, self.roots, tap)
         for contexts in self.smp.contexts:
             self._set_handlers(contexts)
         self.processes: list[Process] = []
@@ -197,7 +199,7 @@ class Kernel:
     def spawn(self, name: str) -> Process:
         """A new process: a root of its own, with the kernel's half shared."""
         with self.contexts.entered():
-            root = self.memory.new_root(self._kernel_entries)
+            root = self.roots.new(self._kernel_entries)
         process = Process(name, root, self, next(self._spaces))
         self.processes.append(process)
         return process
@@ -240,7 +242,7 @@ class Kernel:
         old, vmas = process.root, process.vmas
         with self.contexts.entered():
             self.smp.stop(process, elsewhere=True)
-            process.root, process.vmas = self.memory.new_root(self._kernel_entries), []
+            process.root, process.vmas = self.roots.new(self._kernel_entries), []
             process.name, process.space, process.generation = name, next(self._spaces), 0
             self.contexts.switch(process)
             self.memory.free(old, vmas)
@@ -285,6 +287,16 @@ class Kernel:
         """munmap(): clear every entry of a mapping, flush it, and free the frames."""
         with self.contexts.entered():
             self.memory.unmap(process, vma)
+
+    def drop_pages(self, process: Process, vma: Vma, start: int, end: int) -> None:
+        """madvise(MADV_DONTNEED): the same for some of a mapping that stays."""
+        with self.contexts.entered():
+            self.memory.discard(process, vma, start, end)
+
+    def split_mapping(self, process: Process, edges: Sequence[int]) -> None:
+        """A mapping is about to be split at some addresses."""
+        with self.contexts.entered():
+            self.memory.split_at(process, *edges)
 
     def protect_pages(self, process: Process, vma: Vma) -> None:
         """mprotect(): give every entry of a mapping the rights that it has now."""

@@ -5,41 +5,26 @@ Linux, mm/memory.c; for large pages mm/hugetlb.c, which likewise copies a page a
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import replace
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.errors import OutOfMemory
 from kvmlab.base.tap import Tap, silent
-from kvmlab.guest.contexts import USER_ROOT
 from kvmlab.guest.frames import Frames
+from kvmlab.guest.huge_pages import HugeEntries
+from kvmlab.guest.pager import Pager
 from kvmlab.guest.process import Process, Vma
-from kvmlab.guest.records import DemandFault, PageCopied, PageReused
+from kvmlab.guest.records import DemandFault, PageCopied, PageReused, PagesCollapsed
+from kvmlab.guest.roots import Roots
 from kvmlab.guest.shootdown import Shootdown
 from kvmlab.guest.smp import Smp
 from kvmlab.guest.tables import ACCESSED, DIRTY, NX, USER, WRITABLE, PageTables
-
-
-class Pager(Protocol):
-    """Who takes pages away and brings them back, once it is attached (guest/reclaim.py)."""
-
-    def fill(self, process: Process, gva: int, frame: int) -> None:
-        """A page is about to be mapped: give it what it held before."""
-
-    def mapped(self, process: Process, gva: int, frame: int) -> None:
-        """A small page is mapped."""
-
-    def copied(self, parent: Process, child: Process) -> None:
-        """A child has what its parent has, wherever it is."""
-
-    def forget(self, root: int, start: int, end: int) -> None:
-        """A range is unmapped."""
-
-    def gone(self, root: int) -> None:
-        """An address space is no more."""
+from kvmlab.linux.huge_pages import HUGE_SHIFT, HUGE_SIZE, huge_blocks
+from kvmlab.linux.memory import Memory as Managed
 
 
 class Memory:
-    """What is done to the address spaces of processes; user addresses end at ``user_end``."""
+    """What is done to the address spaces of processes."""
 
     def __init__(
         self,
@@ -47,36 +32,25 @@ class Memory:
         tables: PageTables,
         frames: Frames,
         shootdown: Shootdown,
-        user_end: int,
+        roots: Roots,
         tap: Tap,
     ) -> None:
         self._smp, self._tables, self._frames = smp, tables, frames
-        self._shootdown, self._tap = shootdown, tap
+        self._shootdown, self._roots, self._tap = shootdown, roots, tap
         self.pager: Pager | None = None  # who swaps pages out, if anybody does
-        self._top_entries = user_end >> tables.shift_of(tables.format.levels)
+        self.huge: HugeEntries | None = None  # THP, where memory is managed at all
+
+    def manage(self, memory: Managed, pager: Pager) -> None:
+        """From now on ``memory`` is what reclaims, on behalf of ``pager``; huge pages may come.
+
+        Not with 32-bit paging, whose large pages are of 4 MiB.
+        """
+        self.pager, self._frames.huge = pager, memory.huge
+        if HUGE_SHIFT in self._tables.format.page_shifts:
+            parts = self._tables, self._frames, self._shootdown, memory, self._tap
+            self.huge = HugeEntries(*parts)
 
     # -- address spaces -----------------------------------------------------------------
-
-    def new_root(self, kernel_entries: list[tuple[int, int]]) -> int:
-        """A root with the kernel's half; with KPTI a pair of roots, the second with less of it."""
-        root = self._frames.alloc_table(self._root_order)
-        for offset, entry in kernel_entries:
-            self._tables.write(root + offset, entry)
-        if self._root_order:  # the last entry leads to the entry code
-            offset, entry = kernel_entries[-1]
-            self._tables.write(root + USER_ROOT + offset, entry)
-        if self._tables.format.mode == "PAE":
-            self._preallocate(root)
-        return root
-
-    def _preallocate(self, root: int) -> None:
-        """Give a PAE process all its page directories at once, as Linux does.
-
-        The processor reads the four PDPTEs only when CR3 is loaded.
-        """
-        levels = self._tables.format.levels
-        for number in range(self._top_entries):
-            self._tables.add_table(root + number * self._tables.format.entry_bytes, levels)
 
     def free(self, root: int, vmas: list[Vma]) -> None:
         """Give back the pages and tables of an address space that runs no more (exit_mmap)."""
@@ -85,27 +59,20 @@ class Memory:
             for _gva, slot, level in list(self._mapped(root, vma)):
                 entry = self._tables.read(slot)
                 self._tables.write(slot, 0)
-                self._frames.release(self._tables.frame_of(entry, level), vma.shift - PAGE_SHIFT)
-        levels = self._tables.format.levels
-        *below, _root = self._tables.tables_below(root, levels, self._top_entries)
-        for table, _level in below:
-            self._frames.free_table(table)
-        self._frames.free_table(root, self._root_order)
+                self._gone(slot, self._tables.frame_of(entry, level), level)
+        self._roots.free(root)
         if self.pager:
             self.pager.gone(root)
 
-    def tables_of(self, root: int) -> int:
-        """How many page tables an address space has."""
-        levels = self._tables.format.levels
-        return len(self._tables.tables_below(root, levels, self._top_entries))
+    def _gone(self, slot: int, frame: int, level: int) -> None:
+        """A page that an entry mapped has one mapping less."""
+        self._frames.release(frame, self._tables.shift_of(level) - PAGE_SHIFT)
+        if self.huge:
+            self.huge.gone(slot)
 
     def _forget(self, root: int, vma: Vma) -> None:
         if self.pager:
             self.pager.forget(root, vma.start, vma.end)
-
-    @property
-    def _root_order(self) -> int:
-        return 1 if self._tables.isolated else 0  # PGD_ALLOCATION_ORDER
 
     # -- fork ---------------------------------------------------------------------------
 
@@ -118,23 +85,34 @@ class Memory:
         pages = 0
         for vma in parent.vmas:
             child.vmas.append(vma)
-            for gva, slot, level in self._mapped(parent.root, vma):
-                entry = self._tables.read(slot)
-                if entry & WRITABLE:
-                    entry &= ~WRITABLE
-                    self._tables.write(slot, entry)
-                frame = self._tables.frame_of(entry, level)
-                flags = self._tables.flags_of(entry, level) & ~ACCESSED
-                self._frames.share(frame)  # first, so that it stays while a table is made
-                try:
-                    self._tables.map(child.root, gva, frame, vma.shift, flags)
-                except OutOfMemory:
-                    self._frames.release(frame, vma.shift - PAGE_SHIFT)
-                    raise
-                pages += 1
+            pages += self._copy_entries(parent, child, vma)
         if self.pager:
             self.pager.copied(parent, child)
         self._shootdown.flush(parent)
+        return pages
+
+    def _copy_entries(self, parent: Process, child: Process, vma: Vma) -> int:
+        pages = 0
+        for gva, slot, level in self._mapped(parent.root, vma):
+            shift = self._tables.shift_of(level)
+            if self.huge and self.huge.has(slot):
+                block = replace(vma, start=gva, end=gva + HUGE_SIZE)
+                if not self.huge.prepare_copy(parent, child, gva):
+                    pages += self._copy_entries(parent, child, block)
+                    continue
+            entry = self._tables.read(slot)
+            if entry & WRITABLE:
+                entry &= ~WRITABLE
+                self._tables.write(slot, entry)
+            frame = self._tables.frame_of(entry, level)
+            flags = self._tables.flags_of(entry, level) & ~ACCESSED
+            self._frames.share(frame, shift - PAGE_SHIFT)  # so that it stays while a table is made
+            try:
+                self._tables.map(child.root, gva, frame, shift, flags)
+            except OutOfMemory:
+                self._frames.release(frame, shift - PAGE_SHIFT)
+                raise
+            pages += 1 << shift - vma.shift
         return pages
 
     # -- page faults --------------------------------------------------------------------
@@ -145,25 +123,38 @@ class Memory:
         A page first touched by a write is born dirty.  (Linux maps its one zero page for a
         first touch that reads; here it gets a page of its own.)
         """
+        if self.huge and (page := self.huge.find(process, vma, gva)) is not None:
+            return self.install(process, vma, gva, page, HUGE_SHIFT, write=write)
         if vma.shift > PAGE_SHIFT:
             self._retract(process, vma, gva)
         frame = self._frames.alloc(vma.shift - PAGE_SHIFT)
+        return self.install(process, vma, gva, frame, vma.shift, write=write)
+
+    def install(
+        self, process: Process, vma: Vma, gva: int, frame: int, shift: int, *, write: bool
+    ) -> int:
+        """Map a page of 2**shift bytes at ``gva`` or around it, with what was there; its slot."""
+        gva &= -1 << shift
         if self.pager:
             self.pager.fill(process, gva, frame)
-        flags = USER | ACCESSED | (WRITABLE if vma.write else 0)
-        flags |= DIRTY if write else 0
-        flags |= 0 if vma.execute or self._tables.format.entry_bytes == 4 else NX
-        slot = self._tables.map(process.root, gva, frame, vma.shift, flags)
-        self._tap(DemandFault(process.name, gva, frame, vma.shift))
-        self._mapped_anew(process, vma, gva, frame)
+        flags = self._flags(vma) | (DIRTY if write else 0)
+        slot = self._tables.map(process.root, gva, frame, shift, flags)
+        self._tap(DemandFault(process.name, gva, frame, shift))
+        self._mapped_anew(process, vma, gva, frame, shift)
         return slot
+
+    def _flags(self, vma: Vma) -> int:
+        """What an entry says of a page that was just used: vm_page_prot, young."""
+        flags = USER | ACCESSED | (WRITABLE if vma.write else 0)
+        return flags | (0 if vma.execute or self._tables.format.entry_bytes == 4 else NX)
 
     def populate(self, process: Process, vma: Vma) -> None:
         """Give every page of a new mapping as `demand` does; unless told, table by table."""
         gva = vma.start
         while gva < vma.end:
             slot = self.demand(process, vma, gva, write=vma.write)
-            gva += 1 << vma.shift
+            shift = HUGE_SHIFT if self.huge and self.huge.has(slot) else vma.shift
+            gva = (gva & -1 << shift) + (1 << shift)
             if vma.shift == PAGE_SHIFT and self._tap is silent and not self.pager:
                 gva += self._fill_table(slot, vma.end - gva >> PAGE_SHIFT)
 
@@ -178,9 +169,18 @@ class Memory:
         self._tables.fill(slot + self._tables.format.entry_bytes, frames, flags)
         return len(frames) << PAGE_SHIFT
 
-    def _mapped_anew(self, process: Process, vma: Vma, gva: int, frame: int) -> None:
+    def _mapped_anew(self, process: Process, vma: Vma, gva: int, frame: int, shift: int) -> None:
         if self.pager and vma.shift == PAGE_SHIFT:
-            self.pager.mapped(process, gva, frame)
+            self.pager.mapped(process, gva, frame, shift - PAGE_SHIFT)
+
+    def map_collapsed(
+        self, process: Process, vma: Vma, gva: int, page: int, *, filled: int
+    ) -> None:
+        """Map a huge page where small ones were; ``filled`` of its pages were not there."""
+        flags = self._flags(vma) | DIRTY  # mk_huge_pmd(), maybe_pmd_mkwrite(pmd_mkdirty())
+        self._tables.map(process.root, gva, page, HUGE_SHIFT, flags)
+        self._tap(PagesCollapsed(process.name, gva, page, filled))
+        self._mapped_anew(process, vma, gva, page, HUGE_SHIFT)
 
     def _retract(self, process: Process, vma: Vma, gva: int) -> None:
         """Free the empty table that small pages left where a large one is to be.
@@ -199,32 +199,35 @@ class Memory:
     def write_protected(self, process: Process, vma: Vma, gva: int) -> bool:
         """Serve a write to a page without W that ``vma`` lets be written (do_wp_page).
 
-        It is copied while others have it too; the last one has it to itself again.  False if
-        the entry allows the write already.
+        It is copied while others have it too; the last one has it to itself again.  Of a huge
+        page 4 KiB are copied (do_huge_pmd_wp_page).  False if the entry allows the write already.
         """
         found = self._tables.find(process.root, gva)
         entry = self._tables.read(found[0]) if found else 0
         if found is None or entry & WRITABLE:
             return False
         slot, level = found
-        old = self._tables.frame_of(entry, level)
+        old, shift = self._tables.frame_of(entry, level), self._tables.shift_of(level)
         entry |= WRITABLE | ACCESSED | DIRTY
-        if not self._frames.shared(old):  # wp_page_reuse
+        if not self._frames.shared(old, shift - PAGE_SHIFT):  # wp_page_reuse
             self._tables.write(slot, entry)
-            self._tap(PageReused(process.name, gva, old, vma.shift))
-            self._mapped_anew(process, vma, gva, old)
+            self._tap(PageReused(process.name, gva, old, shift))
+            self._mapped_anew(process, vma, gva & -1 << shift, old, shift)
             return True
+        if self.huge and shift > vma.shift:
+            self.huge.split(process, gva)
+            return self.write_protected(process, vma, gva)
         new = self._frames.alloc(vma.shift - PAGE_SHIFT)
-        self._copy_page(old, new, vma.shift)
+        self.copy_page(old, new, vma.shift)
         self._tables.write(slot, 0)
         self._shootdown.flush_pages(process, [gva], vma.shift)  # ptep_clear_flush
         self._tables.write(slot, entry ^ old ^ new)
         self._frames.release(old, vma.shift - PAGE_SHIFT)
         self._tap(PageCopied(process.name, gva, old, new, vma.shift))
-        self._mapped_anew(process, vma, gva, new)
+        self._mapped_anew(process, vma, gva, new, vma.shift)
         return True
 
-    def _copy_page(self, old: int, new: int, shift: int) -> None:
+    def copy_page(self, old: int, new: int, shift: int) -> None:
         """Copy through the direct map, 4 KiB at a time (REP MOVS)."""
         for offset in range(0, 1 << shift, PAGE_SIZE):
             data = self._smp.cpu.load(self._tables.virtual(old + offset), PAGE_SIZE)
@@ -234,14 +237,38 @@ class Memory:
 
     def unmap(self, process: Process, vma: Vma) -> None:
         """Clear every entry of a mapping and flush; only then its pages go (mmu_gather)."""
-        self._forget(process.root, vma)
+        self.discard(process, vma, vma.start, vma.end)
+        if self.huge:
+            self._free_tables(process, vma)
+
+    def discard(self, process: Process, vma: Vma, start: int, end: int) -> None:
+        """The same for some of a mapping, which stays: the next touch finds zeroes."""
+        part = replace(vma, start=start, end=end)
+        self.split_at(process, start, end)
+        self._forget(process.root, part)
         gone = []
-        for gva, slot, level in list(self._mapped(process.root, vma)):
-            gone.append((gva, self._tables.frame_of(self._tables.read(slot), level)))
+        for gva, slot, level in list(self._mapped(process.root, part)):
+            gone.append((gva, slot, self._tables.frame_of(self._tables.read(slot), level), level))
             self._tables.write(slot, 0)
-        self._shootdown.flush_pages(process, [gva for gva, _frame in gone], vma.shift)
-        for _gva, frame in gone:
-            self._frames.release(frame, vma.shift - PAGE_SHIFT)
+        self._shootdown.flush_pages(process, [gva for gva, *_ in gone], vma.shift)
+        for _gva, slot, frame, level in gone:
+            self._gone(slot, frame, level)
+
+    def split_at(self, process: Process, *edges: int) -> None:
+        """No page that is huge by itself reaches over any of these addresses from now on."""
+        for gva in edges if self.huge else ():
+            assert self.huge is not None  # noqa: S101  see above
+            self.huge.split_at(process, gva)
+
+    def _free_tables(self, process: Process, vma: Vma) -> None:
+        """Free tables of small pages that no mapping needs any more (free_pgtables()).
+
+        Where huge pages cannot come they stay, for whatever is mapped there next.
+        """
+        others = [one for one in process.vmas if one is not vma]
+        for base in huge_blocks(vma):
+            if not any(one.start < base + HUGE_SIZE and base < one.end for one in others):
+                self._retract(process, replace(vma, shift=HUGE_SHIFT), base)
 
     def protect(self, process: Process, vma: Vma) -> None:
         """Give every entry of a mapping the rights that the mapping has now.
@@ -251,13 +278,17 @@ class Memory:
         changed = []
         for gva, slot, level in self._mapped(process.root, vma):
             entry = self._tables.read(slot) & ~WRITABLE
-            own = not self._frames.shared(self._tables.frame_of(entry, level))
+            order = self._tables.shift_of(level) - PAGE_SHIFT
+            own = not self._frames.shared(self._tables.frame_of(entry, level), order)
             self._tables.write(slot, entry | (WRITABLE if vma.write and own else 0))
             changed.append(gva)
         self._shootdown.flush_pages(process, changed, vma.shift)
 
     def _mapped(self, root: int, vma: Vma) -> Iterator[tuple[int, int, int]]:
         """Each page of a mapping that has an entry: its address, the entry's slot and level."""
-        for gva in range(vma.start, vma.end, 1 << vma.shift):
-            if found := self._tables.find(root, gva):
+        gva = vma.start
+        while gva < vma.end:
+            found = self._tables.find(root, gva)
+            if found:
                 yield gva, *found
+            gva += 1 << (self._tables.shift_of(found[1]) if found else vma.shift)

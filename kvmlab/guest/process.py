@@ -1,6 +1,7 @@
 """A process of the guest: an address space of mappings that fill by demand faults."""
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from kvmlab.base.addresses import is_canonical, parse_address, parse_size, size_text
@@ -19,6 +20,7 @@ class Vma:
     write: bool
     execute: bool
     shift: int
+    huge: bool | None = None  # MADV_HUGEPAGE, MADV_NOHUGEPAGE, or no advice
 
 
 @dataclass(eq=False, slots=True)
@@ -80,18 +82,61 @@ class Process:
         """The mapping that holds ``gva``, if any."""
         return next((one for one in self.vmas if one.start <= gva < one.end), None)
 
-    def mprotect(self, gva: int | str, *, write: bool) -> None:
-        """Allow or forbid writes to the mapping that starts at ``gva``."""
-        vma = self._starting_at(parse_address(gva))
+    def mprotect(self, gva: int | str, length: int | str | None = None, *, write: bool) -> None:
+        """Allow or forbid writes to the mapping that starts at ``gva``, or to some of one."""
+        vma = self._alone(gva, length)
         changed = replace(vma, write=write)
         self.vmas[self.vmas.index(vma)] = changed
         self.kernel.protect_pages(self, changed)
 
-    def munmap(self, gva: int | str) -> None:
-        """Remove the mapping that starts at ``gva`` and give its frames back."""
-        vma = self._starting_at(parse_address(gva))
+    def munmap(self, gva: int | str, length: int | str | None = None) -> None:
+        """Remove the mapping that starts at ``gva``, or some of one, and give its frames back."""
+        vma = self._alone(gva, length)
         self.kernel.unmap_pages(self, vma)
         self.vmas.remove(vma)
+
+    def advise_huge(self, gva: int | str, length: int | str | None = None, *, wanted: bool) -> None:
+        """MADV_HUGEPAGE or MADV_NOHUGEPAGE for the mapping that starts there, or some of one."""
+        vma = self._alone(gva, length)
+        self.vmas[self.vmas.index(vma)] = replace(vma, huge=wanted)
+
+    def madvise_dontneed(self, gva: int | str, length: int | str) -> None:
+        """Drop pages of one mapping: the next touch finds zeroes."""
+        start, end, vma = self._within(gva, length)
+        self.kernel.drop_pages(self, vma, start, end)
+
+    def _alone(self, gva: int | str, length: int | str | None) -> Vma:
+        """The mapping that starts at ``gva``; with a length, such part of one made its own.
+
+        Linux, mm/mmap.c: __split_vma().
+        """
+        if length is None:
+            return self._starting_at(parse_address(gva))
+        start, end, whole = self._within(gva, length)
+        edges = [edge for edge in (start, end) if whole.start < edge < whole.end]
+        if edges:
+            self.kernel.split_mapping(self, edges)
+        bounds = [whole.start, *edges, whole.end]
+        parts = [replace(whole, start=a, end=b) for a, b in pairwise(bounds)]
+        at = self.vmas.index(whole)
+        self.vmas[at : at + 1] = parts
+        return next(one for one in parts if one.start == start)
+
+    def _within(self, gva: int | str, length: int | str) -> tuple[int, int, Vma]:
+        """Start and end of a range of whole pages of one mapping, and the mapping.
+
+        Raises `BadAddress` and `BadSize`.
+        """
+        start, size = parse_address(gva), parse_size(length)
+        vma = self.vma_at(start)
+        if vma is None or start + size > vma.end:
+            raise BadAddress(f"{start:#x} to {start + size - 1:#x} lies in no one mapping")
+        page = 1 << vma.shift
+        if start % page or size % page or not size:
+            raise BadSize(
+                f"{start:#x} with {size:#x} bytes is no range of whole pages of {size_text(page)}"
+            )
+        return start, start + size, vma
 
     def _starting_at(self, start: int) -> Vma:
         for one in self.vmas:

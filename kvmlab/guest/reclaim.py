@@ -1,21 +1,26 @@
 """The guest's memory management: an instance of `linux` over the guest's frames.
 
 Attached to a kernel, it decides who gets frames and who must give them up: watermarks, page
-cache, swap, OOM killer, /proc/meminfo.  Pages of processes that fork shares are not reclaimed
-while they are shared; large pages are not reclaimed at all, and guest THP is left out.
+cache, swap, OOM killer, transparent huge pages, /proc/meminfo.  Pages that fork shares are not
+reclaimed while they are shared; those of mappings made for large pages are not reclaimed at all.
 """
 
 from collections.abc import Callable
+
+import numpy as np
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.clock import Clock
 from kvmlab.base.errors import OutOfMemory, ProcessKilled
 from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.address_pages import AddressPages
+from kvmlab.guest.collapse import Collapse
 from kvmlab.guest.kernel import Kernel
 from kvmlab.guest.physical import Physical
 from kvmlab.guest.process import Process
-from kvmlab.linux.frames import Pages, Role
+from kvmlab.linux.frames import NOWHERE, Role
+from kvmlab.linux.huge_pages import ORDER
+from kvmlab.linux.khugepaged import Khugepaged
 from kvmlab.linux.kswapd import Kswapd
 from kvmlab.linux.lru import Lru
 from kvmlab.linux.meminfo import mem_available, meminfo
@@ -52,7 +57,8 @@ class _Contents:
 class Reclaimer:
     """Manages the frames of ``kernel`` from now on, with ``swap`` bytes on a disk of the guest.
 
-    `cache` are its files, `stat` its /proc/vmstat.
+    `cache` are its files, `stat` its /proc/vmstat; `huge` says who gets huge pages, `khugepaged`
+    makes them later.
     """
 
     def __init__(
@@ -73,21 +79,30 @@ class Reclaimer:
         )
         self.memory.oom_notifiers = kernel.frames.oom_notifiers
         self.cache = PageCache(self.memory)
+        self.huge = self.memory.huge
+        self.khugepaged = Khugepaged(self.memory, self._collapsible, self._in_kernel)
         self._spaces: dict[int, AddressPages] = {}  # root -> its pages
         self.doomed = 0  # the root of the running process, if it is to die
-        kernel.frames.manager = kernel.memory.pager = self
+        kernel.frames.manager = self
+        kernel.memory.manage(self.memory, self)
 
     def _tell(self, record: object) -> None:
         self.stat(record)
         self._out(record)
 
     def start(self, clock: Clock) -> None:
-        """Let kswapd run on ``clock``."""
+        """Let kswapd and khugepaged run on ``clock``."""
         Kswapd(self.memory, clock, self._in_kernel)
+        self.khugepaged.start(clock)
 
     def _in_kernel(self, work: Callable[[], None]) -> None:
         with self._kernel.contexts.entered():
             work()
+
+    def _collapsible(self) -> list[Collapse]:
+        """The processes that khugepaged looks at."""
+        entries, kernel = self._kernel.memory.huge, self._kernel
+        return [Collapse(kernel, self, entries, one) for one in kernel.processes if entries]
 
     # -- frames (guest/frames.py) -----------------------------------------------------------
 
@@ -112,6 +127,10 @@ class Reclaimer:
             pass  # the driver is out of puff
         return taken
 
+    def take_block(self, order: int) -> int:
+        """A block for a driver, if one is free; raises `OutOfMemory`."""
+        return self.memory.spare_block(Role.KERNEL, order, wake=False)
+
     def give_back(self, pfn: int, order: int) -> None:
         """Take such a frame back, which nobody touches for that."""
         self.memory.frames.release(pfn, order)
@@ -127,10 +146,10 @@ class Reclaimer:
             self.memory.swap_in(slot, frame >> PAGE_SHIFT)
             self.memory.tell(VmEvent("pgmajfault"))
 
-    def mapped(self, process: Process, gva: int, frame: int) -> None:
-        """A small page is mapped at ``gva``; raises `ProcessKilled` if that cost too much."""
+    def mapped(self, process: Process, gva: int, frame: int, order: int) -> None:
+        """A page is mapped at ``gva``; raises `ProcessKilled` if that cost too much."""
         pfn, space = frame >> PAGE_SHIFT, self._space(process)
-        self.memory.frames.role[pfn] = Role.ANON
+        self.memory.frames.role[pfn : pfn + (1 << order)] = Role.ANON
         if self.memory.frames.lru[pfn] in tuple(Lru):
             self.memory.frames.mapping[pfn] = space.number
             self.memory.frames.index[pfn] = gva >> PAGE_SHIFT
@@ -140,6 +159,10 @@ class Reclaimer:
             self.doomed = 0
             self._kernel.exit(process)
             raise ProcessKilled(f"{process.name} was killed by the guest's OOM killer")
+
+    def swapped_out(self, process: Process, gva: int, slot: int) -> None:
+        """A page of ``process`` is in swap from now on."""
+        self._space(process).swapped[gva] = slot
 
     def copied(self, parent: Process, child: Process) -> None:
         """What the parent has in swap, its child has there too (swap_duplicate())."""
@@ -157,15 +180,21 @@ class Reclaimer:
     def gone(self, root: int) -> None:
         """An address space is no more."""
         space = self._spaces.pop(root, None)
+        if space:
+            space.ended = True
         if space in self.memory.processes:
             self.memory.processes.remove(space)
 
-    def pages_of(self, number: int) -> Pages:
-        """The small pages of one address space."""
+    def rss_of(self, number: int) -> int:
+        """How many frames of memory that may be swapped an address space has."""
         frames = self.memory.frames
-        anon = frames.with_role(Role.ANON)
-        mine: Pages = anon[frames.mapping[anon] == number]
-        return mine
+        mine = np.flatnonzero((frames.mapping == number) & (frames.lru != NOWHERE))
+        huge = mine[frames.order[mine] == ORDER].tolist()
+        return len(mine) - len(huge) + sum(self.huge.mapped_pieces(head) for head in huge)
+
+    def swapped(self, process: Process, start: int, end: int) -> list[int]:
+        """The pages of a range that are in swap, in order."""
+        return sorted(gva for gva in self._space(process).swapped if start <= gva < end)
 
     def set_oom_score_adj(self, process: Process, value: int) -> None:
         """/proc/<pid>/oom_score_adj, -1000 (never killed) to 1000."""

@@ -35,6 +35,25 @@ class PageReused:
 
 
 @dataclass(slots=True)
+class EntrySplit:
+    """The one entry of a huge page became 512 small ones; the page is the same."""
+
+    process: str
+    gva: int
+    gpa: int
+
+
+@dataclass(slots=True)
+class PagesCollapsed:
+    """khugepaged copied small pages into a huge one; ``filled`` of its pages were not there."""
+
+    process: str
+    gva: int
+    gpa: int
+    filled: int
+
+
+@dataclass(slots=True)
 class TableMade:
     """The kernel put a new page table into a process's tree (or its own)."""
 

@@ -83,20 +83,24 @@ class PageTables:
         Raises `Overlap`.
         """
         leaf = self.level_of(shift)
+        slot = self.prepare(root, gva, leaf, flags & USER)
+        if self.read(slot) & PRESENT:
+            raise Overlap(f"{gva:#x} is already mapped")
+        self.write(slot, frame | flags | PRESENT | (LARGE if leaf > 1 else 0))
+        return slot
+
+    def prepare(self, root: int, gva: int, leaf: int, user: int = USER) -> int:
+        """The slot for ``gva`` at level ``leaf``; tables down to it are made.  Raises `Overlap`."""
         table = root
         for level in range(self.format.levels, leaf, -1):
             slot = self.slot(table, gva, level)
             entry = self.read(slot)
             if not entry & PRESENT:
-                entry = self.add_table(slot, level, flags & USER)
+                entry = self.add_table(slot, level, user)
             elif entry & LARGE:
                 raise Overlap(f"{gva:#x} lies in a large page that is already mapped")
             table = entry & _FRAME
-        slot = self.slot(table, gva, leaf)
-        if self.read(slot) & PRESENT:
-            raise Overlap(f"{gva:#x} is already mapped")
-        self.write(slot, frame | flags | PRESENT | (LARGE if leaf > 1 else 0))
-        return slot
+        return self.slot(table, gva, leaf)
 
     def fill(self, slot: int, frames: list[int], flags: int) -> None:
         """Map small pages by neighbouring entries of one table, which are empty."""
@@ -104,6 +108,21 @@ class PageTables:
         here = self.virtual(slot)
         wide = self.format.entry_bytes == _WIDE
         self._smp.cpu.store_each(here, entries if wide else entries.astype(np.uint32))
+
+    def read_all(self, table: int) -> list[int]:
+        """Every entry of a table, by one load of all of it."""
+        data = self._smp.cpu.load(self.virtual(table), PAGE_SIZE).to_bytes(PAGE_SIZE, "little")
+        wide = self.format.entry_bytes == _WIDE
+        entries: list[int] = np.frombuffer(data, np.uint64 if wide else np.uint32).tolist()
+        return entries
+
+    def clear(self, table: int) -> None:
+        """Empty all of a table by one store."""
+        self._smp.cpu.store_bytes(self.virtual(table), bytes(PAGE_SIZE))
+
+    def point(self, slot: int, table: int) -> None:
+        """Let an entry of the user's half lead to a table (pmd_populate())."""
+        self.write(slot, table | _TABLE | USER)
 
     def index(self, slot: int) -> int:
         """The number of an entry in its table."""

@@ -3,7 +3,6 @@
 Linux, mm/huge_memory.c: do_huge_pmd_anonymous_page(); mm/khugepaged.c: collapse_huge_page().
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kvmlab.base.addresses import PAGE_SHIFT
@@ -13,7 +12,7 @@ from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, WRITABLE, Leaf
 from kvmlab.host.parts import Parts
 from kvmlab.host.records import HostCollapsed
 from kvmlab.linux.frames import Role
-from kvmlab.linux.huge_pages import HUGE_SIZE, PIECES, base_of_huge, huge_fits
+from kvmlab.linux.huge_pages import HUGE_SIZE, PIECES, base_of_huge, huge_fits, huge_ranges
 from kvmlab.linux.khugepaged import Small
 from kvmlab.linux.records import VmEvent
 
@@ -48,13 +47,10 @@ class Collapse:
     def __init__(self, space: "AddressSpace", parts: Parts) -> None:
         self._space, self._parts, self.number = space, parts, space.number
 
-    def huge_ranges(self) -> Iterator[int]:
+    def huge_ranges(self) -> list[int]:
         """Every aligned 2 MiB of its areas in which huge pages are wanted."""
-        for area in self._space.areas:
-            if self._parts.memory.huge.wanted(area):
-                for base in range(base_of_huge(area.start + HUGE_SIZE - 1), area.end, HUGE_SIZE):
-                    if huge_fits(area, base):
-                        yield base
+        wanted = [area for area in self._space.areas if self._parts.memory.huge.wanted(area)]
+        return [base for area in wanted for base in huge_ranges(area)]
 
     def _leaves(self, base: int) -> list[Leaf]:
         return list(self._space.table.between(base, base + HUGE_SIZE))

@@ -59,6 +59,18 @@ def huge_fits(region: Region, address: int) -> bool:
     return inside and region.shift == PAGE_SHIFT
 
 
+def huge_ranges(region: Region) -> range:
+    """Every aligned 2 MiB that lies wholly in a region of small pages, by its first byte."""
+    if region.shift != PAGE_SHIFT:
+        return range(0)
+    return range(base_of_huge(region.start + HUGE_SIZE - 1), base_of_huge(region.end), HUGE_SIZE)
+
+
+def huge_blocks(region: Region) -> range:
+    """Every aligned 2 MiB of which a region has at least some, by its first byte."""
+    return range(base_of_huge(region.start), region.end, HUGE_SIZE)
+
+
 @dataclass(slots=True)
 class _Cut:
     """A huge page that small entries map: by how many each piece, and how many map all of it."""

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvmlab.base.clock import Clock
 from kvmlab.base.errors import BadSize, MachineCheck, ProcessKilled
@@ -189,14 +189,20 @@ def test_double_paging_reads_from_the_hosts_swap_only_to_write_to_the_guests():
 
 
 class NoByteIsLost(RuleBasedStateMachine):
-    """Two processes, fork and files in 4 MiB of guest memory, against a shadow copy."""
+    """Two processes, fork, files and huge pages in 6 MiB of memory, against a shadow copy."""
 
-    def __init__(self):
-        super().__init__()
-        machine = Machine("native", guest_memory="4M")
+    @initialize(
+        mmu=st.sampled_from(["native", "ept", "shadow"]),
+        enabled=st.sampled_from(["always", "never"]),
+        filled=st.sampled_from([511, 64]),
+    )
+    def boot(self, mmu, enabled, filled):
+        machine = Machine(mmu, guest_memory="6M")
         self.guest = machine.guest
         self.reclaimer = Reclaimer(self.guest, swap=16 * MIB, min_free_kbytes=128)
-        self.frames = self.guest.frames.buddy.free_frames
+        self.reclaimer.huge.enabled = enabled
+        self.reclaimer.khugepaged.settings.max_ptes_none = filled
+        self.total = self.guest.frames.buddy.free_frames  # the kernel had taken its own before
         self.shadow, self.files = {}, {}
         for name in ("a", "b"):
             self.begin(name)
@@ -251,9 +257,33 @@ class NoByteIsLost(RuleBasedStateMachine):
     def balance(self):
         self.reclaimer.memory.balance()
 
+    @rule(who=st.integers(0, 3), first=st.integers(0, 511), count=st.integers(1, 300))
+    def drop(self, who, first, count):
+        shadow, count = self.run(who), min(count, 512 - first)
+        self.guest.current.madvise_dontneed(AREA + first * 4096, count * 4096)
+        for page in range(first, first + count):
+            shadow.pop(page, None)
+
+    @rule(enabled=st.sampled_from(["always", "never"]))
+    def collapse(self, enabled):
+        self.reclaimer.huge.enabled = enabled
+        self.reclaimer.khugepaged.scan()
+
+    @rule()
+    def split(self):
+        self.reclaimer.huge.split_deferred()
+
+    @rule(count=st.integers(1, 600))
+    def balloon(self, count):
+        """Pages go to a balloon and come back."""
+        self.guest.frames.give_back(self.guest.frames.take(count))
+
     @invariant()
     def lists_and_slots_are_what_they_say(self):
+        if not hasattr(self, "reclaimer"):
+            return
         memory = self.reclaimer.memory
+        assert sum(memory.frames.counts().values()) + memory.buddy.free_frames == self.total
         named = {}
         for space in self.reclaimer._spaces.values():
             for slot in space.swapped.values():
@@ -261,6 +291,8 @@ class NoByteIsLost(RuleBasedStateMachine):
         assert named == memory.swap.used_slots()
 
     def teardown(self):
+        if not hasattr(self, "reclaimer"):
+            return
         for process, shadow in self.shadow.items():
             self.guest.switch(process)
             for page, value in shadow.items():
