@@ -24,7 +24,7 @@ class Manager(Protocol):
     def free(self, pfn: int, order: int) -> None:
         """Clear a block and take it back."""
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> Pages:
         """Up to ``count`` frames for a balloon."""
 
     def take_block(self, order: int) -> int:
@@ -71,7 +71,8 @@ class Frames:
         Linux, balloon_page_alloc(): __GFP_NORETRY, __GFP_NOMEMALLOC, __GFP_NOWARN.
         """
         take = self.manager.take if self.manager else self.buddy.alloc_frames
-        return [pfn << PAGE_SHIFT for pfn in take(count)]
+        gpas: list[int] = (take(count) << PAGE_SHIFT).tolist()
+        return gpas
 
     def take_block(self, order: int) -> int | None:
         """A block for a driver, on the same terms; None when there is none."""

@@ -18,7 +18,7 @@ from kvmlab.guest.collapse import Collapse
 from kvmlab.guest.kernel import Kernel
 from kvmlab.guest.physical import Physical
 from kvmlab.guest.process import Process
-from kvmlab.linux.frames import NOWHERE, Role
+from kvmlab.linux.frames import NOWHERE, Pages, Role
 from kvmlab.linux.huge_pages import ORDER
 from kvmlab.linux.khugepaged import Khugepaged
 from kvmlab.linux.kswapd import Kswapd
@@ -114,18 +114,18 @@ class Reclaimer:
         """Take a block back."""
         self.memory.free(pfn, order)
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> Pages:
         """Frames for a balloon: above the low mark at once, then each by one light attempt."""
         spare = max(0, self.memory.buddy.free_frames - self.memory.zone.marks.low)
         taken = self.memory.buddy.alloc_frames(min(count, spare))
-        for pfn in taken:
-            self.memory.frames.take(pfn, 0, Role.BALLOON)
+        self.memory.frames.take_pages(taken, Role.BALLOON)
+        more: list[int] = []
         try:
-            while len(taken) < count:
-                taken.append(self.memory.alloc(Role.BALLOON, light=True))
+            while len(taken) + len(more) < count:
+                more.append(self.memory.alloc(Role.BALLOON, light=True))
         except OutOfMemory:
             pass  # the driver is out of puff
-        return taken
+        return np.append(taken, np.array(more, np.int64))
 
     def take_block(self, order: int) -> int:
         """A block for a driver, if one is free; raises `OutOfMemory`."""

@@ -15,7 +15,7 @@ PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 WORDS = PAGE_SIZE // 8
 ALL_ONES = (1 << 64) - 1
-_FIRST_SLOTS = 64
+_FIRST_SLOTS, _STEP = 64, 128
 
 
 class Ram:
@@ -169,7 +169,8 @@ class Ram:
 
     def _grow(self) -> int:
         if self._next == self._pool.size:
-            pool = np.zeros((2 * len(self._pool), WORDS), dtype=np.int64)
+            old = len(self._pool)  # doubled while small, then by little, so that little is unused
+            pool = np.zeros((old + min(old, max(_STEP, old >> 3)), WORDS), dtype=np.int64)
             pool[: len(self._pool)] = self._pool
             self._pool = pool
             self._words = self._view()

@@ -6,6 +6,9 @@ neighbouring blocks; here a block may have order 18, so that a 1 GiB page is one
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kvmlab.base.errors import BadSize, OutOfMemory
 
 MAX_ORDER = 18
@@ -19,7 +22,7 @@ class Buddy:
             raise BadSize(f"{count} frames from frame {first:#x} on leave nothing to hand out")
         # first frame -> whether the block was reported to a hypervisor (PageReported)
         self._blocks: list[dict[int, bool]] = [{} for _ in range(MAX_ORDER + 1)]
-        self.total = self.free_frames = 0
+        self.total = self.free_frames = self.end = 0  # the end is that of the last range
         self.add(first, count)
 
     def add(self, first: int, count: int) -> None:
@@ -34,6 +37,7 @@ class Buddy:
             pfn += 1 << order
         for start, order in reversed(blocks):  # a list is used from its end
             self._blocks[order][start] = False
+        self.end = max(self.end, end)
         self.total += count
         self.free_frames += count
 
@@ -53,18 +57,19 @@ class Buddy:
         self.free_frames -= 1 << order
         return pfn
 
-    def alloc_frames(self, count: int) -> list[int]:
+    def alloc_frames(self, count: int) -> NDArray[np.int64]:
         """``count`` single frames, or as many as there are: what so many `alloc` would give.
 
         A block that is taken whole is taken in ascending order, so it need not be split.
         """
-        frames: list[int] = []
-        while self.free_frames and len(frames) < count:
+        found = [np.empty(0, np.int64)]
+        while self.free_frames and count:
             smallest = next(order for order, blocks in enumerate(self._blocks) if blocks)
-            order = min(smallest, (count - len(frames)).bit_length() - 1)
+            order = min(smallest, count.bit_length() - 1)
             pfn = self.alloc(order)
-            frames += range(pfn, pfn + (1 << order))
-        return frames
+            found.append(np.arange(pfn, pfn + (1 << order)))
+            count -= 1 << order
+        return np.concatenate(found)
 
     def free_run(self, first: int, count: int) -> None:
         """Give ``count`` neighbouring frames back, in blocks as large as they make up."""

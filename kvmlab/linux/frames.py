@@ -1,15 +1,18 @@
 """What the kernel knows of each frame: its one role, and where it is mapped (struct page).
 
 The descriptors are columns of NumPy arrays that grow with the highest frame ever used, so a host
-of 1 TiB costs nothing until it is used, and a batch of pages is one array operation.
+of 1 TiB costs nothing until it is used, and a batch of pages is one array operation.  Columns that
+most kernels have no use for take no memory before something is written to them.
 """
 
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T", bound=np.generic)
 Pages = NDArray[np.int64]
 """Frame numbers; of a huge page, its first frame."""
 
@@ -42,19 +45,28 @@ class Role(IntEnum):
 SWAP_BACKED = (Role.ANON, Role.SHMEM, Role.KSM)
 NOWHERE = 255  # on no LRU list
 _COLUMNS = ("role", "order", "lru", "referenced", "dirty", "stamp", "mapping", "index")
-_FIRST = 1024
+_FIRST, _SECTION = 1024, 1 << 15  # frames; a section is 128 MiB, SECTION_SIZE_BITS
+
+
+def _unused(size: int, dtype: type[T] | np.dtype[T]) -> NDArray[T]:
+    """So many zeroes, to be read only, in no memory."""
+    return np.broadcast_to(np.zeros((), dtype), size)
 
 
 class Frames:
-    """The descriptors of all frames, by frame number."""
+    """The descriptors of all frames, by frame number, of which none is beyond ``end``.
 
-    def __init__(self) -> None:
+    `order`, `referenced` and `dirty` are written by `put`.
+    """
+
+    def __init__(self, end: int) -> None:
+        self._end = end
         self.role: NDArray[np.uint8] = np.zeros(_FIRST, np.uint8)
-        self.order: NDArray[np.uint8] = np.zeros(_FIRST, np.uint8)  # of a head: a page of 2**order
+        self.order: NDArray[np.uint8] = _unused(_FIRST, np.uint8)  # of a head: a page of 2**order
         self.lru: NDArray[np.uint8] = np.full(_FIRST, NOWHERE, np.uint8)
-        self.referenced: NDArray[np.bool_] = np.zeros(_FIRST, np.bool_)  # PG_referenced
-        self.dirty: NDArray[np.bool_] = np.zeros(_FIRST, np.bool_)  # PG_dirty, of page cache
-        self.stamp: NDArray[np.int64] = np.zeros(_FIRST, np.int64)  # its place on the LRU list
+        self.referenced: NDArray[np.bool_] = _unused(_FIRST, np.bool_)  # PG_referenced
+        self.dirty: NDArray[np.bool_] = _unused(_FIRST, np.bool_)  # PG_dirty, of page cache
+        self.stamp: NDArray[np.uint32] = np.zeros(_FIRST, np.uint32)  # its place on the LRU list
         self.mapping: NDArray[np.int32] = np.zeros(_FIRST, np.int32)  # whose, see memory.py
         self.index: NDArray[np.int64] = np.zeros(_FIRST, np.int64)  # which page of that one
 
@@ -64,36 +76,53 @@ class Frames:
         if end > len(self.role):
             self._grow(end)
         self.role[pfn:end] = role
-        self.order[pfn] = order
-        self.referenced[pfn] = self.dirty[pfn] = False
+        self._fresh(pfn, order)
 
     def take_pages(self, pages: Pages, role: Role) -> None:
         """Single frames leave the free lists for ``role``."""
+        if not len(pages):
+            return
         end = int(pages.max()) + 1
         if end > len(self.role):
             self._grow(end)
-        self.role[pages], self.order[pages] = role, 0
-        self.referenced[pages] = self.dirty[pages] = False
+        self.role[pages] = role
+        self._fresh(pages, 0)
+
+    def _fresh(self, where: int | Pages, order: int) -> None:
+        self.put("order", where, order)
+        self.put("referenced", where, value=False)
+        self.put("dirty", where, value=False)
+
+    def put(self, column: str, where: int | slice | Pages, value: int | NDArray[np.bool_]) -> None:
+        """Write to one of the columns that most kernels never use."""
+        held: NDArray[np.uint8 | np.bool_] = getattr(self, column)
+        if not held.flags.writeable:
+            if not (value.any() if isinstance(value, np.ndarray) else value):
+                return
+            held = held.copy()
+            setattr(self, column, held)
+        held[where] = value
 
     def release(self, pfn: int, order: int) -> None:
         """A block goes back to the free lists."""
         self.role[pfn : pfn + (1 << order)] = Role.FREE
-        self.order[pfn : pfn + (1 << order)] = 0
+        self.put("order", slice(pfn, pfn + (1 << order)), 0)
 
     def split(self, head: int) -> Pages:
         """A huge page becomes pages of one frame each, with what was known of it; these."""
         pieces = np.arange(head, head + (1 << int(self.order[head])), dtype=np.int64)
-        self.order[pieces] = 0
-        for column in (self.referenced, self.dirty, self.mapping):
-            column[pieces] = column[head]
+        self.put("order", pieces, 0)
+        self.put("referenced", pieces, self.referenced[head])
+        self.put("dirty", pieces, self.dirty[head])
+        self.mapping[pieces] = self.mapping[head]
         self.index[pieces] = self.index[head] + np.arange(len(pieces))
         self.lru[pieces] = NOWHERE
         return pieces
 
     def join(self, head: int, order: int) -> None:
         """Frames of their own become one huge page."""
-        self.order[head : head + (1 << order)] = 0
-        self.order[head] = order
+        self.put("order", slice(head, head + (1 << order)), 0)
+        self.put("order", head, order)
 
     def counts(self) -> dict[Role, int]:
         """How many frames have each role; of the free ones the allocator knows."""
@@ -110,9 +139,13 @@ class Frames:
 
     def _grow(self, end: int) -> None:
         old = len(self.role)
-        size = max(end, 2 * old)
+        step = min(old, max(_SECTION, old >> 3))
+        size = max(end, min(old + step, self._end))
         for name in _COLUMNS:
             column = getattr(self, name)
+            if not column.flags.writeable:
+                setattr(self, name, _unused(size, column.dtype))
+                continue
             wider = np.full(size, NOWHERE if name == "lru" else 0, column.dtype)
             wider[:old] = column
             setattr(self, name, wider)

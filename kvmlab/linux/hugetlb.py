@@ -102,7 +102,7 @@ class HugetlbPool:
         self.persistent -= 1
         parts = range(pfn, pfn + (1 << self._order), 1 << smaller.shift - PAGE_SHIFT)
         for part in parts:
-            self._memory.frames.order[part] = smaller.shift - PAGE_SHIFT
+            self._memory.frames.put("order", part, smaller.shift - PAGE_SHIFT)
         smaller.adopt(list(parts))
 
     def adopt(self, pages: list[int]) -> None:

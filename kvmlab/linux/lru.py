@@ -1,20 +1,20 @@
 """The LRU lists: active and inactive, of anonymous memory and of page cache.
 
-Linux, include/linux/mmzone.h: enum lru_list, and mm/swap.c.  A list is a queue of (page, stamp)
-pairs in NumPy arrays; an entry whose stamp is not the page's own any more is a ghost and is
-dropped when the queue's front is read.  So moving a batch to the head of a list is one append,
-and taking a batch from its tail is one slice.
+Linux, include/linux/mmzone.h: enum lru_list, and mm/swap.c.  A list is a queue of batches of
+pages with the stamp of the first, from which the others count on; a page whose stamp is another
+by now is a ghost there, and is dropped when the queue's front is read.  So moving a batch to the
+head of a list is one append, and taking a batch from its tail is one slice.
 """
 
 from collections import deque
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvmlab.linux.frames import NOWHERE, Frames, Pages
 
 _SLACK = 4096  # ghosts worth keeping before a queue is swept
+_LAST_STAMP = (1 << 32) - 1
 
 
 class Lru(IntEnum):
@@ -36,7 +36,7 @@ class Lists:
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
-        self._queues: list[deque[tuple[Pages, NDArray[np.int64]]]] = [deque() for _ in Lru]
+        self._queues: list[deque[tuple[Pages | range, int]]] = [deque() for _ in Lru]
         self._lengths = [0] * len(Lru)  # entries, ghosts included
         self._live = [0] * len(Lru)  # entries without ghosts
         self.size = [0] * len(Lru)
@@ -47,13 +47,14 @@ class Lists:
         if not len(pages):
             return
         frames = self._frames
-        stamps = np.arange(self._stamps, self._stamps + len(pages))
-        self._stamps += len(pages)
+        if self._stamps + len(pages) > _LAST_STAMP:
+            self._begin_anew()
         frames.lru[pages] = lru
-        frames.stamp[pages] = stamps
-        self._append(lru, pages, stamps)
+        self._append(lru, pages)
         self._live[lru] += len(pages)
         self.size[lru] += int(frames.sizes(pages).sum())
+        if len(self._queues[lru]) > _SLACK or self._lengths[lru] > 2 * self._live[lru] + _SLACK:
+            self._sweep(lru)
 
     def remove(self, pages: Pages) -> None:
         """Take pages off whatever lists they are on."""
@@ -68,13 +69,15 @@ class Lists:
         queue, frames = self._queues[lru], self._frames
         taken: list[Pages] = []
         while queue and count:
-            pages, stamps = queue.popleft()
+            kept, first = queue.popleft()
+            pages = _pages(kept)
             self._lengths[lru] -= len(pages)
+            stamps = np.arange(first, first + len(pages))
             alive = np.flatnonzero((frames.stamp[pages] == stamps) & (frames.lru[pages] == lru))
             if len(alive) > count:
-                rest = alive[count]
-                queue.appendleft((pages[rest:], stamps[rest:]))
-                self._lengths[lru] += len(pages) - int(rest)
+                rest = int(alive[count])
+                queue.appendleft((kept[rest:], first + rest))
+                self._lengths[lru] += len(pages) - rest
                 alive = alive[:count]
             taken.append(pages[alive])
             count -= len(alive)
@@ -92,10 +95,34 @@ class Lists:
         self._live[lru] -= len(pages)
         self.size[lru] -= int(self._frames.sizes(pages).sum())
 
-    def _append(self, lru: Lru, pages: Pages, stamps: NDArray[np.int64]) -> None:
-        self._queues[lru].append((pages, stamps))
-        self._lengths[lru] += len(pages)
-        if len(self._queues[lru]) > _SLACK or self._lengths[lru] > 2 * self._live[lru] + _SLACK:
-            alive = self.pages(lru)
-            self._queues[lru] = deque([(alive, self._frames.stamp[alive])])
-            self._lengths[lru] = len(alive)
+    def _append(self, lru: Lru, pages: Pages) -> None:
+        """Stamp pages, and put them on a queue; neighbours take no more room than one."""
+        first, count = int(pages[0]), len(pages)
+        self._frames.stamp[pages] = np.arange(self._stamps, self._stamps + count)
+        row = range(first, first + count)
+        neighbours = count == 1 or bool((np.diff(pages) == 1).all())
+        self._queues[lru].append((row if neighbours else pages, self._stamps))
+        self._stamps += count
+        self._lengths[lru] += count
+
+    def _sweep(self, lru: Lru) -> None:
+        """Drop the ghosts of a list, whose pages are stamped anew, in their order."""
+        self._replace(lru, self.pages(lru))
+
+    def _replace(self, lru: Lru, alive: Pages) -> None:
+        self._queues[lru].clear()
+        self._lengths[lru] = 0
+        if len(alive):
+            self._append(lru, alive)
+
+    def _begin_anew(self) -> None:
+        """The stamps are used up: all pages get small ones, in order."""
+        lists = [self.pages(lru) for lru in Lru]
+        self._stamps = 1
+        for lru, alive in zip(Lru, lists, strict=True):
+            self._replace(lru, alive)
+
+
+def _pages(kept: Pages | range) -> Pages:
+    """Pages as an array."""
+    return np.arange(kept.start, kept.stop) if isinstance(kept, range) else kept

@@ -38,7 +38,7 @@ class Memory:
     ) -> None:
         self.buddy, self.contents, self._tap = buddy, contents, tap
         self.zone = Zone(buddy.total, min_free_kbytes)
-        self.frames = Frames()
+        self.frames = Frames(buddy.end)
         self.lists = Lists(self.frames)
         self.swap = swap or Swap()
         self.mappings: list[Mapping] = []
@@ -99,7 +99,7 @@ class Memory:
 
     def alloc_pages(self, role: Role, count: int) -> Pages:
         """So many single frames, as `alloc` gives them where no watermark is in the way."""
-        pages = np.array(self.buddy.alloc_frames(count), np.int64)
+        pages = self.buddy.alloc_frames(count)
         self.frames.take_pages(pages, role)
         return pages
 
@@ -133,9 +133,9 @@ class Memory:
         """A page was used other than through an entry: the second time activates it."""
         here = self.frames.lru[pfn]
         if not self.frames.referenced[pfn]:
-            self.frames.referenced[pfn] = True
+            self.frames.put("referenced", pfn, value=True)
         elif here in (Lru.INACTIVE_ANON, Lru.INACTIVE_FILE):
-            self.frames.referenced[pfn] = False
+            self.frames.put("referenced", pfn, value=False)
             page = np.array([pfn])
             self.lists.remove(page)
             self.lists.add(page, Lru(here | 1))

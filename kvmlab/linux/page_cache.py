@@ -32,14 +32,14 @@ class PageCache:
         """Write a whole page of a file; the disk has it when it is written back."""
         pfn = self._page(file, page)
         self._memory.contents.write(pfn, data)
-        self._memory.frames.dirty[pfn] = True
+        self._memory.frames.put("dirty", pfn, value=True)
 
     def sync(self) -> None:
         """Write all dirty pages back."""
         dirty = np.array(sorted(self._cached.values()), np.int64)
         dirty = dirty[self._memory.frames.dirty[dirty]]
         self.write_back(dirty)
-        self._memory.frames.dirty[dirty] = False
+        self._memory.frames.put("dirty", dirty, value=False)
 
     def cached(self, file: int, page: int) -> bool:
         """Whether a page of a file is in memory."""

@@ -129,7 +129,7 @@ class Reclaim:
         scanned = int(self._frames.sizes(pages).sum())
         young = self._referenced(pages)
         again = self._frames.referenced[pages].copy()
-        self._frames.referenced[pages] = young > 0
+        self._frames.put("referenced", pages, young > 0)
         activate = (young > 1) | ((young > 0) & again)  # folio_check_references()
         keep = (young > 0) & ~activate
         victims = self._split(pages[young == 0])
@@ -180,7 +180,7 @@ class Reclaim:
         for mine, mapping in self._by_mapping(pages):
             mapping.write_back(pages[mine])
             self._tap(VmEvent("nr_written", len(pages[mine])))
-        self._frames.dirty[pages] = False
+        self._frames.put("dirty", pages, value=False)
 
     def _note_cost(self, kind: str, rotated: int) -> None:
         """What a kind of memory cost without a gain; old costs fade (lru_note_cost())."""

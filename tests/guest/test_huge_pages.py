@@ -1,68 +1,16 @@
-"""Transparent huge pages in the guest: at a fault, split, shared by fork, swapped, collapsed.
+"""Transparent huge pages in the guest: at a fault, split, shared by fork, swapped.
 
 The rules are read in Linux's source and documentation; none of the numbers is measured.
 """
 
 import pytest
 
-from kvmlab.base.clock import SECOND, Clock
 from kvmlab.base.errors import BadAddress, BadChoice, BadSize, SegmentationFault
 from kvmlab.guest.reclaim import Reclaimer
-from kvmlab.guest.records import DemandFault, EntrySplit, PageCopied, PageReused, PagesCollapsed
-from kvmlab.hardware.records import Data, Kind
+from kvmlab.guest.records import DemandFault, EntrySplit, PageCopied, PageReused
+from kvmlab.hardware.records import Data, Kind, TlbFlush
 from kvmlab.machine import Machine
-
-AREA, MIB = 0x1000_0000, 1 << 20
-HUGE = 2 * MIB
-
-
-class Guest:
-    """A guest whose kernel manages its memory, and a process with a mapping of some MiB."""
-
-    def __init__(
-        self, mmu="native", memory="32M", mib=8, swap=16, enabled="always", at=AREA, **options
-    ):
-        self.records = []
-        self.machine = Machine(mmu, guest_memory=memory, tap=self.records.append, **options)
-        self.kernel = self.machine.guest
-        self.reclaimer = Reclaimer(self.kernel, swap=swap * MIB, min_free_kbytes=256)
-        self.stat, self.huge = self.reclaimer.stat, self.reclaimer.huge
-        self.huge.enabled = enabled
-        self.free = self.kernel.frames.buddy.free_frames
-        self.process = self.kernel.spawn("demo")
-        self.kernel.switch(self.process)
-        self.process.mmap(at, mib * MIB)
-
-    def of(self, kind):
-        return [one for one in self.records if isinstance(one, kind)]
-
-    def shift(self, gva=AREA, process=None):
-        """The shift of the entry that maps ``gva``; None if none does."""
-        found = self.kernel.tables.find((process or self.process).root, gva)
-        return self.kernel.tables.shift_of(found[1]) if found else None
-
-    def fill(self, pages, first=0):
-        for page in range(first, first + pages):
-            self.kernel.store(AREA + page * 4096, page + 1)
-
-    def read(self, pages, first=0):
-        return [self.kernel.load(AREA + page * 4096) for page in range(first, first + pages)]
-
-    def meminfo(self, field):
-        return self.reclaimer.meminfo()[field]
-
-    def check(self):
-        """All of the memory comes back when nobody is left."""
-        for process in list(self.kernel.processes):
-            self.kernel.exit(process)
-        assert self.kernel.frames.buddy.free_frames == self.free
-        assert self.reclaimer.memory.swap.used_slots() == {}
-        assert self.meminfo("AnonPages") == self.meminfo("AnonHugePages") == 0
-
-
-def numbers(pages, first=0):
-    return list(range(first + 1, first + pages + 1))
-
+from tests.guest.huge_guest import AREA, HUGE, MIB, Guest, numbers, scarce
 
 # -- at a fault -----------------------------------------------------------------------------------
 
@@ -144,16 +92,6 @@ def test_what_is_mapped_at_once_is_huge_where_it_can_be():
     guest.process.mmap(AREA + 2 * HUGE, "5M", populate=True)
     assert [one.shift for one in guest.of(DemandFault)] == [21, 21] + [12] * 256
     guest.check()
-
-
-def scarce(**options):
-    """A guest that has many free frames, but no free block of 2 MiB."""
-    guest = Guest(memory="8M", mib=2, **options)
-    frames = guest.kernel.frames
-    taken = frames.take(frames.buddy.free_frames - guest.reclaimer.memory.zone.marks.low - 1)
-    frames.give_back([page for number, page in enumerate(taken) if number % 2])
-    guest.kept = [page for number, page in enumerate(taken) if number % 2 == 0]
-    return guest
 
 
 def test_without_a_free_block_small_pages_do():
@@ -298,6 +236,27 @@ def test_after_munmap_the_next_mapping_is_huge_again():
     guest.check()
 
 
+def test_the_entry_is_absent_and_flushed_before_small_ones_take_its_place():
+    """So that no CPU has the page in both sizes (__split_huge_pmd_locked())."""
+    guest = Guest()
+    guest.fill(2)
+    slot, _level = guest.kernel.tables.find(guest.process.root, AREA)
+    here = guest.kernel.tables.virtual(slot)
+    guest.records.clear()
+    guest.kernel.memory.split_at(guest.process, AREA + 4096)
+    of_slot = [
+        (number, one)
+        for number, one in enumerate(guest.records)
+        if isinstance(one, Data) and one.gva == here and one.kind is Kind.WRITE
+    ]
+    flushed = [n for n, one in enumerate(guest.records) if isinstance(one, TlbFlush)]
+    (gone, _), (back, _) = of_slot
+    assert gone < flushed[0] < back
+    filled = [n for n, one in enumerate(guest.records) if isinstance(one, Data) and n > flushed[0]]
+    assert len(filled) == 513  # 512 small entries, and the one above them
+    assert guest.read(2) == [1, 2]
+
+
 # -- fork -----------------------------------------------------------------------------------------
 
 
@@ -328,6 +287,18 @@ def test_the_last_one_to_have_it_whole_writes_to_it_as_it_is():
     guest.kernel.store(AREA, 5)
     assert [one.shift for one in guest.of(PageReused)] == [21]
     assert guest.of(EntrySplit) == []
+    guest.check()
+
+
+def test_anon_huge_pages_are_those_that_somebody_maps_whole():
+    guest = Guest()
+    guest.fill(512)
+    child = guest.kernel.fork("child")
+    guest.kernel.store(AREA, 5)
+    assert guest.meminfo("AnonHugePages") == 2048
+    guest.kernel.exit(child)
+    assert guest.meminfo("AnonHugePages") == 0
+    assert guest.read(3) == [5, 2, 3]
     guest.check()
 
 
@@ -370,116 +341,4 @@ def test_the_oom_killer_counts_all_of_it():
     guest.process.madvise_dontneed(AREA, 12 * 4096)
     space = guest.reclaimer._space(guest.process)
     assert space.rss == 1012
-    guest.check()
-
-
-# -- khugepaged -----------------------------------------------------------------------------------
-
-
-def small(pages, **options):
-    """Pages that came one by one, and huge ones wanted from now on."""
-    guest = Guest(enabled="never", **options)
-    for page in pages:
-        guest.kernel.store(AREA + page * 4096, page + 1)
-    guest.huge.enabled = "always"
-    return guest
-
-
-@pytest.mark.parametrize("mmu", ["native", "ept", "shadow"])
-def test_khugepaged_collapses_a_range_with_one_live_page(mmu):
-    guest = small([3], mmu=mmu)
-    tables = guest.kernel.table_frames
-    assert guest.reclaimer.khugepaged.scan()
-    assert guest.shift() == 21
-    assert [(one.gva, one.filled) for one in guest.of(PagesCollapsed)] == [(AREA, 511)]
-    assert guest.stat["thp_collapse_alloc"] == 1
-    assert guest.read(5) == [0, 0, 0, 4, 0]
-    assert guest.kernel.table_frames == tables  # the table is kept for a split
-    assert guest.meminfo("AnonHugePages") == guest.meminfo("AnonPages") == 2048
-    guest.process.munmap(AREA + 4096, 4096)
-    assert guest.kernel.load(AREA + 3 * 4096) == 4
-    guest.check()
-
-
-def test_it_looks_at_4096_pages_every_10_seconds():
-    guest = small(range(0, 12 * 512, 512), memory="64M", mib=26)
-    clock, seen = Clock(), []
-    guest.reclaimer.start(clock)
-    for second in (9, 10, 20):
-        clock.advance(second * SECOND)
-        seen.append(guest.stat["thp_collapse_alloc"])
-    assert seen == [0, 8, 12]
-    guest.check()
-
-
-@pytest.mark.parametrize("limit, pages, shift", [(0, 512, 21), (0, 511, 12), (1, 511, 21)])
-def test_max_ptes_none_bounds_what_it_fills(limit, pages, shift):
-    guest = small(range(pages))
-    guest.reclaimer.khugepaged.settings.max_ptes_none = limit
-    guest.reclaimer.khugepaged.scan()
-    assert guest.shift() == shift
-    assert guest.read(pages) == numbers(pages)
-    guest.check()
-
-
-@pytest.mark.parametrize("limit, shift", [(300, 12), (511, 21)])
-def test_max_ptes_shared_bounds_what_it_takes_from_a_family(limit, shift):
-    guest = small(range(512))
-    child = guest.kernel.fork("child")
-    for page in range(100):
-        guest.kernel.store(AREA + page * 4096, page + 1)  # a page of its own again
-    guest.reclaimer.khugepaged.settings.max_ptes_shared = limit
-    guest.reclaimer.khugepaged.scan()
-    assert guest.shift() == shift
-    for process in (child, guest.process):
-        guest.kernel.switch(process)
-        assert guest.read(512) == numbers(512)
-    guest.check()
-
-
-@pytest.mark.parametrize("limit, shift", [(0, 12), (512, 21)])
-def test_max_ptes_swap_bounds_what_it_reads_back(limit, shift):
-    guest = small(range(512), memory="32M")
-    for _ in range(2):
-        guest.reclaimer.memory.reclaim.shrink(40, "direct")
-    swapped = guest.stat["pswpout"]
-    assert swapped >= 40
-    for page in range(512):
-        if guest.shift(AREA + page * 4096):
-            guest.kernel.load(AREA + page * 4096)  # in use, else it is not worth while
-    guest.machine.cpu.flush_tlb()
-    guest.reclaimer.khugepaged.settings.max_ptes_swap = limit
-    for page in range(512):
-        if guest.shift(AREA + page * 4096):
-            guest.kernel.load(AREA + page * 4096)
-    guest.reclaimer.khugepaged.scan()
-    assert guest.shift(AREA + 511 * 4096) == shift
-    assert guest.stat["pswpin"] == (swapped if limit else 0)
-    assert guest.read(512) == numbers(512)
-    guest.check()
-
-
-def test_without_a_free_block_it_says_so_and_waits_a_minute():
-    guest = scarce(enabled="never")
-    guest.fill(16)
-    guest.huge.enabled = "always"
-    clock = Clock()
-    guest.reclaimer.khugepaged.settings.defrag = False
-    guest.reclaimer.khugepaged.start(clock)
-    seen = []
-    for second in (10, 69, 70):
-        clock.advance(second * SECOND)
-        seen.append(guest.stat["thp_collapse_alloc_failed"])
-    assert seen == [1, 1, 2]
-    assert guest.read(16) == numbers(16)
-
-
-def test_pieces_of_a_page_that_was_split_up_are_collapsed_again():
-    guest = Guest()
-    guest.fill(512)
-    guest.process.madvise_dontneed(AREA, 4096)
-    guest.reclaimer.khugepaged.scan()
-    assert guest.shift() == 21
-    assert guest.read(512) == [0, *numbers(511, 1)]
-    assert guest.meminfo("AnonPages") == 2048  # the old page is gone as a whole
     guest.check()

@@ -82,7 +82,7 @@ class Owner:
         self.touched.add(index)
         if data is not None:
             memory.contents.write(pfn, data)
-            memory.frames.dirty[pfn] = role in (Role.FILE, Role.BUFFERS)
+            memory.frames.put("dirty", pfn, role in (Role.FILE, Role.BUFFERS))
         return memory.contents.read(pfn)
 
     def free(self, index):

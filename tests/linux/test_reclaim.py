@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kvmlab.base.errors import BadSize, MachineCheck, OutOfMemory
+from kvmlab.linux import lru as lru_lists
 from kvmlab.linux.frames import Role
 from kvmlab.linux.lru import Lru
 from kvmlab.linux.oom import OOM_SCORE_ADJ_MIN, badness
@@ -306,3 +307,18 @@ def test_a_process_that_is_being_killed_uses_the_reserves_and_nobody_else_dies_f
     assert kernel.stat["oom_kill"] == 1
     assert [one.victim for one in kernel.records if isinstance(one, OomKill)] == ["process"]
     assert other.present
+
+
+def test_lists_keep_their_order_when_the_stamps_are_used_up(monkeypatch):
+    monkeypatch.setattr(lru_lists, "_LAST_STAMP", 40)
+    kernel = Kernel(64)
+    owner = kernel.process()
+    for index in range(30):
+        owner.touch(index)
+    for round_ in range(20):
+        oldest = kernel.memory.lists.tail(Lru.INACTIVE_ANON, 3)
+        assert kernel.memory.frames.index[oldest].tolist() == [
+            (3 * round_ + one) % 30 for one in range(3)
+        ]
+        kernel.memory.lists.add(oldest, Lru.INACTIVE_ANON)
+    kernel.check()
