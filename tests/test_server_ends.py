@@ -6,6 +6,7 @@ from kvmlab.base.clock import SECOND
 from kvmlab.base.errors import KvmlabError, OutOfMemory, ProcessKilled
 from kvmlab.hardware.instructions import mov_cr3
 from kvmlab.host.kernel import ZERO_PAGE
+from kvmlab.kvm.memslots import LOG_DIRTY_PAGES
 from kvmlab.linux.frames import Role
 from kvmlab.machine import Machine, Server
 from kvmlab.management.libvirt_errors import libvirtError
@@ -102,9 +103,20 @@ def test_the_cpus_of_a_vm_that_ended_reach_nothing_that_others_have_now(mmu, vcp
     assert set(server.ram.read(ZERO_PAGE, 4096)) == {0}
 
 
-@pytest.mark.parametrize("options", [{"mmu": "shadow"}, {"mmu": "agile"}, {"vcpus": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mmu": "shadow"},
+        {"mmu": "agile"},
+        {"mmu": "agile", "vcpus": 2},
+        {"vcpus": 2},
+        {"guest_levels": 3},
+        {"guest_levels": 2, "vcpus": 2},
+        {"guest_levels": 5},
+    ],
+)
 def test_the_roots_that_a_shadow_mmu_freed_are_walked_no_more(options):
-    """Each CPU is left an empty root of its own at most; what is free is filled as above."""
+    """All of them are the host's again, and what is free is filled as above."""
     server = Server("32M")
     free = server.host.buddy.free_frames
     machine = Machine(
@@ -112,7 +124,7 @@ def test_the_roots_that_a_shadow_mmu_freed_are_walked_no_more(options):
     )
     fill(machine, 1)
     machine.power_off()
-    assert free - server.host.buddy.free_frames <= len(machine.cpus)
+    assert server.host.buddy.free_frames == free
     used = server.host.memory.frames.role
     for pfn in range(256, server.ram.size >> 12):
         if pfn >= len(used) or used[pfn] == Role.FREE:
@@ -120,3 +132,18 @@ def test_the_roots_that_a_shadow_mmu_freed_are_walked_no_more(options):
     for cpu in machine.cpus:
         with pytest.raises(ProcessKilled, match="qemu has ended"):
             cpu.load(AREA)
+    assert set(server.ram.read(ZERO_PAGE, 4096)) == {0}
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_a_vm_that_ends_while_its_writes_are_logged_gives_the_log_back(vcpus):
+    server = Server("32M")
+    free = server.host.buddy.free_frames
+    machine = Machine("ept", guest_memory="4M", vcpus=vcpus, server=server)
+    fill(machine, 1)
+    slot = machine.vm.slots.find(0)
+    machine.vm.set_region(slot.slot, slot.gpa, slot.size, slot.hva, LOG_DIRTY_PAGES)
+    assert machine.cpu.vmcs.pml
+    machine.power_off()
+    assert machine.cpu.vmcs.pml is None
+    assert server.host.buddy.free_frames == free

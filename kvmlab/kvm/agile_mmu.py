@@ -156,6 +156,9 @@ class AgileMmu(ShadowMmu):
         self.nested.unmap(gpas.start >> PAGE_SHIFT, gpas.stop - 1 >> PAGE_SHIFT)
         super()._unmap(gpas)
 
+    def _leave_root(self) -> None:
+        self._vmcs.shadow_root = None  # all is nested, and EPT's root is the zero page
+
     def _zap_all(self) -> None:
         """A slot is gone: nothing is known of the guest's memory any more."""
         self.nested.clear()

@@ -94,6 +94,7 @@ class EptMmu:
 
         While L2 runs there is another VMCS, with the same root perhaps: then it is kept.
         """
+        self._pml.end()
         if self._cpu.vmcs is None or self._cpu.vmcs is self._vmcs:
             self.direct.tree.end()
             self.arm()

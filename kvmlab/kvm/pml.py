@@ -20,12 +20,17 @@ class Pml:
         self._vm, self._vmcs, self._cpu = vm, vmcs, cpu
 
     def switch(self) -> None:
-        """On while any slot has a log; the page is the host's again when it is off."""
+        """On while any slot has a log."""
         logged = any(one.flags & LOG_DIRTY_PAGES for one in self._vm.slots)
         if logged and self._vmcs.pml is None:
             self._vmcs.pml = PageModificationLog(self._vm.host.alloc_table())
             self._cpu.refresh()
-        elif self._vmcs.pml and not logged:
+        elif not logged:
+            self.end()
+
+    def end(self) -> None:
+        """Off, as also when the VM is no more: the page is the host's again."""
+        if self._vmcs.pml:
             self._vm.host.free_table(self._vmcs.pml.address)
             self._vmcs.pml = None
             self._cpu.refresh()

@@ -23,6 +23,7 @@ from kvmlab.hardware.records import (
     VmExit,
 )
 from kvmlab.hardware.vmcs import Vmcs
+from kvmlab.host.kernel import ZERO_PAGE
 from kvmlab.kvm.flushes import Flushes
 from kvmlab.kvm.guest_walk import GuestWalk
 from kvmlab.kvm.mmio import emulate_mmio
@@ -79,6 +80,7 @@ class ShadowMmu:
         self._fetch = Fetch(parts, self._sync)
         self._writes = Writes(parts, self._fetch)
         self._mmio = ShadowMmio(vm, self.pages, policy, cpu.processor)
+        vm.on_end.append(self._end)
         if pages is None:
             vm.on_slot_gone.append(self._zap_all)
             vm.on_unmap.append(self._unmap)
@@ -234,6 +236,21 @@ class ShadowMmu:
             for page in self.pages.oldest_first():
                 if self.pages.find(page.gfn, page.role) is page:
                     self.pages.zap(page, "slot")
+
+    def _end(self) -> None:
+        """The VMM is gone: no CPU may walk a root any more, and each is freed.
+
+        Who still walks finds the zero page (kvm_mmu_get_dummy_root()).
+        """
+        self._zap_all()
+        self._maker.end()
+        self._leave_root()
+        self._cpu.refresh()
+        self.flushes.serve()
+
+    def _leave_root(self) -> None:
+        hardware = self._vmcs.guest
+        hardware.cr3, hardware.pdptes = ZERO_PAGE, (0, 0, 0, 0) if hardware.pdptes else None
 
     # -- roots and invalidation ---------------------------------------------------------
 

@@ -84,6 +84,13 @@ class RootMaker:
             return None
         return self._sync.get((key.pdptes[number] & _POINTER_ADDRESS) >> PAGE_SHIFT, key.role)
 
+    def end(self) -> None:
+        """The VM is no more: the frame of the PDPTEs is the host's again."""
+        if self._pointers is not None:
+            self._pages.pointer_tables.remove(self._pointers)
+            self._vm.host.free_table(self._pointers)
+            self._pointers = None
+
     def _pointer_table(self) -> int:
         """The frame of the PDPTEs, taken when a guest first needs it (KVM: with the vCPU)."""
         if self._pointers is None:
