@@ -278,6 +278,18 @@ def test_a_manager_s_round_sets_the_balloons_of_all_guests():
     assert free["free"] >= 0.15 * free["total"]
 
 
+def test_a_guest_that_says_it_gave_more_than_it_had_has_no_negative_size():
+    """QEMU's number is negative then; libvirt reads it into an unsigned one (read in source)."""
+    guests = Guests()
+    domain = guests.start()
+    guests.machines[0].balloon.configure(4, (0xFFFF_FFFF).to_bytes(4, "little"))
+    told = guests.machines[0].qemu.monitor.execute({"execute": "query-balloon"})
+    assert told["return"]["actual"] == (64 << 20) - 0xFFFF_FFFF * 4096 < 0
+    unsigned = (told["return"]["actual"] + (1 << 64)) >> 10
+    assert domain.info()[2] == domain.memoryStats()["actual"] == unsigned
+    assert f"Used memory:    {unsigned} KiB" in guests.virsh("dominfo vm")
+
+
 # -- huge pages, and what libvirt refuses ----------------------------------------------------
 
 HUGE = "<memoryBacking><hugepages>{}</hugepages></memoryBacking>"

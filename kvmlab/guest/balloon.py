@@ -10,7 +10,7 @@ from functools import partial
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.clock import MILLISECOND, Clock, Timer
-from kvmlab.base.errors import MachineCheck
+from kvmlab.base.errors import BadChoice, MachineCheck
 from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.balloon_hints import HintDriver
 from kvmlab.guest.balloon_stats import Stats, StatsDriver, basic_stats
@@ -23,6 +23,7 @@ from kvmlab.virtio.balloon import MOST_PFNS, Feature, Field, pack_pfns
 from kvmlab.virtio.mmio import INTERRUPT_CONFIG, INTERRUPT_QUEUE
 from kvmlab.virtio.ring import RING_EVENT_IDX, Layout, Segment
 
+_BYTE = 0xFF
 RETRY = 200 * MILLISECOND  # how long it sleeps when it is out of puff
 
 
@@ -31,7 +32,7 @@ class BalloonDriver:
 
     ``stats`` gives the (tag, value) pairs that it sends when asked.  ``poison`` is what the
     guest's kernel fills freed pages with: None nothing, 0 zeroes (init_on_free=1), 0xAA
-    (page_poison=1).  Raises `BadChoice` if there is no such device.
+    (page_poison=1).  Raises `BadChoice` if there is no such device, and for what is no byte.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class BalloonDriver:
         poison: int | None = None,
         tap: Tap = silent,
     ) -> None:
+        if poison is not None and not 0 <= poison <= _BYTE:
+            raise BadChoice(f"poison is a byte, 0 to {_BYTE:#x}, not {poison:#x}")
         self._kernel, self._clock, self._tap = kernel, clock, tap
         self._stats, self._poison = stats or (lambda: basic_stats(kernel)), poison
         with kernel.smp.here.entered():

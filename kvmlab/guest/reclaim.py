@@ -6,10 +6,12 @@ reclaimed while they are shared; those of mappings made for large pages are not 
 """
 
 from collections.abc import Callable
+from types import NoneType
 
 import numpy as np
 
-from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, parse_size
+from kvmlab.base.checks import expect
 from kvmlab.base.clock import Clock
 from kvmlab.base.errors import OutOfMemory, ProcessKilled
 from kvmlab.base.tap import Tap, silent
@@ -55,7 +57,9 @@ class _Contents:
 
 
 class Reclaimer:
-    """Manages the frames of ``kernel`` from now on, with ``swap`` bytes on a disk of the guest.
+    """Manages the frames of ``kernel`` from now on, with ``swap`` on a disk of the guest.
+
+    Its size is bytes or a text such as ``1G``; 0 is none.  Raises `BadSize` and `BadChoice`.
 
     `cache` are its files, `stat` its /proc/vmstat; `huge` says who gets huge pages, `khugepaged`
     makes them later.
@@ -65,16 +69,18 @@ class Reclaimer:
         self,
         kernel: Kernel,
         *,
-        swap: int = 0,
+        swap: int | str = 0,
         min_free_kbytes: int | None = None,
         tap: Tap = silent,
     ) -> None:
+        expect("kernel", kernel, Kernel, "a guest's kernel, as Machine(...).guest is")
+        expect("min_free_kbytes", min_free_kbytes, (int, NoneType), "a number of KiB")
         self.stat, self._kernel, self._out = VmStat(), kernel, tap
         self.memory = Memory(
             kernel.frames.buddy,
             _Contents(kernel),
             self._tell,
-            swap=Swap(swap),
+            swap=Swap(parse_size(swap) if swap else 0),
             min_free_kbytes=min_free_kbytes,
         )
         self.memory.oom_notifiers = kernel.frames.oom_notifiers

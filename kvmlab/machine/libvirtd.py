@@ -6,6 +6,7 @@ libvirt, src/qemu/qemu_process.c; what a definition asks of QEMU in qemu_command
 from collections.abc import Callable, Collection
 from functools import partial
 
+from kvmlab.base.checks import expect, expect_callable
 from kvmlab.base.errors import KvmlabError, OutOfMemory, ProcessKilled
 from kvmlab.guest.reclaim import Reclaimer
 from kvmlab.host.address_space import AddressSpace
@@ -84,8 +85,12 @@ def connect(
 
     ``boot`` is what its guests run; ``lib_version`` that of libvirt, 9.0.0 as 9000000.
     ``hugetlbfs`` are the page sizes in KiB of the mounts that it may use, qemu.conf's
-    ``hugetlbfs_mount``; none disables huge pages.
+    ``hugetlbfs_mount``; none disables huge pages.  Raises `BadChoice` for values of other types.
     """
+    expect("server", server, Server, "a Server")
+    expect_callable("boot", boot, "a function of a machine")
+    expect("lib_version", lib_version, int, "a number such as 9000000")
+    expect("hugetlbfs", hugetlbfs, (tuple, list, set, frozenset), "page sizes in KiB")
     mib = server.ram.size >> 20
     node: list[object] = ["x86_64", mib, 1, 0, 1, 1, 1, 1]
     memory = partial(_node_memory, server)

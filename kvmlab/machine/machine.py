@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import NoneType
 
 from kvmlab.base.addresses import parse_address, parse_size
+from kvmlab.base.checks import expect, expect_callable
 from kvmlab.base.clock import Clock, MortalClock
 from kvmlab.base.errors import BadChoice, KvmlabError
 from kvmlab.base.tap import Tap, silent
@@ -41,7 +43,7 @@ from kvmlab.machine.server import Server
 from kvmlab.qemu.balloon import Balloon, BalloonOptions
 from kvmlab.qemu.firmware import boot_controls, identity_tables
 from kvmlab.qemu.machine import VIRTIO_MMIO, Qemu, memory_map, reserve_huge
-from kvmlab.qemu.nested import L1, Shape
+from kvmlab.qemu.nested import L1, Shape, memory_of_l1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Machine:
     ) -> None:
         if mmu not in DESIGNS:
             raise BadChoice(f"there is no design {mmu!r}; choose one of {', '.join(DESIGNS)}")
+        expect("server", server, (Server, NoneType), "a Server")
         guest_size, host_size = parse_size(guest_memory), parse_size(host_memory)
         fmt, shift = guest_format(guest_levels, mmu), host_shift(host_page)
         check_guest(guest_size, fmt, 0 if mmu == "native" else shift)
@@ -133,6 +136,8 @@ class Machine:
         self.host = self._server.host if self._server else Host(self.ram, self.tap)
         if self.mmu.startswith("l2-"):
             shape = Shape(self.mmu, fmt, size, host_shift, levels, self._shadow_policy, shadowing)
+            if not self._server:
+                reserve_huge(self.host, memory_of_l1(shape), host_shift)
             self.l1 = L1(self.cpu, self.host, shape, self.clock)
             self.qemu, self.vcpu = self.l1.below, self.l1.l0
             return
@@ -180,6 +185,8 @@ class Machine:
 
         Raises `BadChoice` for a second balloon, and for a kernel on the metal.
         """
+        expect("options", options, (BalloonOptions, NoneType), "BalloonOptions(...)")
+        expect("name", name, str, "a text such as 'balloon0'")
         if self.vmm is None:
             raise BadChoice("a balloon needs a hypervisor; this kernel runs on the metal")
         self.balloon, registers = self.vmm.add_balloon(options or BalloonOptions(), name)
@@ -196,6 +203,9 @@ class Machine:
         ``stats`` gives the statistics that it sends.  Raises `BadChoice` without such a device,
         and while a driver has it.
         """
+        expect("poison", poison, (int, NoneType), "a byte such as 0xAA, or None")
+        if stats is not None:
+            expect_callable("stats", stats, "a function that returns (tag, value) pairs")
         if self.balloon_driver and self.balloon_driver.bound:
             raise BadChoice("the balloon has its driver already; unload that one first")
         self.balloon_driver = BalloonDriver(

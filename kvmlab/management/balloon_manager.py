@@ -8,6 +8,7 @@ function will do.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kvmlab.base.checks import expect, expect_callable
 from kvmlab.base.errors import BadChoice, BadSize
 from kvmlab.management.connection import virConnect
 from kvmlab.management.domain import virDomain
@@ -86,7 +87,7 @@ def checked(targets: Targets, guests: Sequence[GuestSample]) -> Targets:
     for name, size in targets.items():
         if name not in maxima:
             raise BadChoice(f"a target for {name!r}: there are {', '.join(maxima) or 'no guests'}")
-        if not isinstance(size, int) or not 0 < size <= maxima[name]:
+        if type(size) is not int or not 0 < size <= maxima[name]:
             raise BadSize(
                 f"a target of {size} KiB for {name!r}; "
                 f"write a whole number from 1 to {maxima[name]}"
@@ -110,6 +111,8 @@ def guest_sample(domain: virDomain) -> GuestSample:
 
 def manage(connection: virConnect, manager: Manager) -> Targets:
     """One round: sample, ask the manager, set the balloons; returns the targets set."""
+    expect("connection", connection, virConnect, "a connection of libvirt")
+    expect_callable("manager", manager, "a function of (host, guests)")
     domains = {one.name(): one for one in connection.listAllDomains() if one.isActive()}
     guests = [guest_sample(one) for one in domains.values()]
     targets = checked(manager(host_sample(connection), guests), guests)

@@ -231,6 +231,12 @@ def _memballoon(found: list[ET.Element], kind: str) -> Memballoon | None:
     if model is None:
         raise xml_error("Missing required attribute 'model' in element 'memballoon'")
     _one_of(element, "model", _MODELS)
+    if model == "xen" and kind != "test":  # qemuValidateDomainDeviceDefMemballoon()
+        raise libvirtError(
+            f"unsupported configuration: Memory balloon device type '{model}' is not supported "
+            "by this version of qemu",
+            VIR_ERR_CONFIG_UNSUPPORTED,
+        )
     stats = element.find("stats")
     return Memballoon(
         model,

@@ -197,14 +197,18 @@ class _Guest:
         return {**found, "rss": self.emulator.rss()}
 
     def _actual(self) -> int | None:
-        """query-balloon, in KiB; None where QEMU has no balloon."""
+        """query-balloon, in KiB; None where QEMU has no balloon.
+
+        A guest may say that it has given more than it had: QEMU's number is negative then, and
+        becomes what C makes of it (virJSONValueObjectGetNumberUlong()).
+        """
         answer = self.emulator.qmp({"execute": "query-balloon"})
         error = answer.get("error")
         if isinstance(error, dict) and error["class"] in _NO_BALLOON:
             return None
         told = _returned(answer)
         assert isinstance(told, dict)  # noqa: S101  QMP's schema: BalloonInfo
-        return int(told["actual"]) >> 10
+        return int(told["actual"]) % (1 << 64) >> 10
 
     def _guest_stats(self) -> dict[str, int]:
         arguments = {"path": self.balloon_path, "property": "guest-stats"}

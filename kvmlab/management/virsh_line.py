@@ -3,8 +3,7 @@
 libvirt, tools/vsh.c: vshCommandParse().
 """
 
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kvmlab.management.connection import virConnect
@@ -37,20 +36,39 @@ class Options:
 
 
 def commands_of(line: str) -> list[list[str]]:
-    """The words of each command of ``line``."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
-    lexer.whitespace_split, lexer.commenters = True, ""  # a name may hold #
+    """The words of each command of ``line``: a ``;`` ends one unless it is quoted.
+
+    vshCommandStringGetArg(): quotes may begin and end within a word, a backslash takes the next
+    character as it is, but between single quotes; a single quote need not be closed.
+    """
     commands: list[list[str]] = [[]]
-    try:
-        words = list(lexer)
-    except ValueError:
-        raise Refused('missing "') from None
-    for word in words:
-        if set(word) == {";"}:
-            commands.append([])
+    word: str | None = None
+    quote, characters = "", iter(line)
+    for one in characters:
+        if quote != "'" and one == "\\":
+            word = (word or "") + _escaped(characters)
+        elif one == quote:
+            quote = ""
+        elif not quote and one in "'\"":
+            quote, word = one, word or ""
+        elif quote or not (one.isspace() or one == ";"):
+            word = (word or "") + one
         else:
-            commands[-1].append(word)
+            commands[-1] += [] if word is None else [word]
+            word = None
+            if one in ";\n":
+                commands.append([])
+    if quote == '"':
+        raise Refused('missing "')
+    commands[-1] += [] if word is None else [word]
     return [one for one in commands if one]
+
+
+def _escaped(characters: Iterator[str]) -> str:
+    found = next(characters, "")
+    if not found:
+        raise Refused("dangling \\")
+    return found
 
 
 def parse(words: list[str], known: Mapping[str, Command]) -> tuple[Command, Options]:

@@ -5,11 +5,12 @@ reached; what the host really got back is said buffer by buffer (`BalloonServed`
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Protocol
 
 from kvmlab.base.addresses import PAGE_SHIFT
+from kvmlab.base.checks import expect
 from kvmlab.base.clock import Clock
 from kvmlab.base.errors import BadChoice
 from kvmlab.base.tap import Tap
@@ -38,7 +39,7 @@ _SIZES = MappingProxyType(
 class BalloonOptions:
     """The device's properties, with QEMU's defaults; MUST_TELL_HOST is never offered.
 
-    Raises `BadChoice` for hinting without a thread to serve it.
+    Raises `BadChoice` for what is neither on nor off, and hinting without a thread to serve it.
     """
 
     deflate_on_oom: bool = False
@@ -48,6 +49,8 @@ class BalloonOptions:
     iothread: bool = False
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            expect(f"a balloon's {one.name}", getattr(self, one.name), bool, "True or False")
         if self.free_page_hint and not self.iothread:
             raise BadChoice("'free-page-hint' requires 'iothread' to be set")
 

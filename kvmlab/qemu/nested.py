@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from kvmlab.base.addresses import size_text
 from kvmlab.base.clock import Clock
-from kvmlab.base.errors import BadSize
+from kvmlab.base.errors import BadSize, KvmlabError
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.formats import Format, format_named
 from kvmlab.host.kernel import Host
@@ -46,9 +46,17 @@ class L1:
 
     def __init__(self, cpu: Cpu, host: Host, shape: Shape, clock: Clock) -> None:
         self._shape = shape
-        tap, memory, mode = cpu.tap, _memory_of_l1(shape), format_named(_L1_MODE)
-        reserve_huge(host, memory, shape.page_shift)
-        self.below = Qemu(host, memory, shape.page_shift, clock, tap)  # L0's, which runs L1
+        memory = memory_of_l1(shape)
+        self.below = Qemu(host, memory, shape.page_shift, clock, cpu.tap)  # L0's, which runs L1
+        try:
+            self._run(cpu, memory, clock)
+        except KvmlabError:
+            self.below.end()
+            raise
+
+    def _run(self, cpu: Cpu, memory: int, clock: Clock) -> None:
+        """Start L1 in L0's VM, and in it the hypervisor of L2."""
+        shape, tap, mode = self._shape, cpu.tap, format_named(_L1_MODE)
         self.below.load_firmware(mode)
         shadowing = shape.vmcs_shadowing
         self.l0 = NestedVcpu(cpu, boot_controls(mode), self._mmu01, vmcs_shadowing=shadowing)
@@ -89,7 +97,7 @@ class L1:
         return frames
 
 
-def _memory_of_l1(shape: Shape) -> int:
+def memory_of_l1(shape: Shape) -> int:
     """How much memory L1 gets: twice that of its guest, below the PC's hole."""
     memory = min(2 * shape.size, LOW_MEMORY)
     room = max(_ROOM, 1 << shape.page_shift)

@@ -13,6 +13,7 @@ from kvmlab.machine import Server, connect
 from kvmlab.management import libvirt
 from kvmlab.management.libvirt_errors import libvirtError
 from kvmlab.management.virsh import virsh
+from kvmlab.management.virsh_line import commands_of
 
 DOMAIN = "<domain type='test'><name>x</name>%s<os><type>hvm</type></os>%s</domain>"
 MEMORY = "<memory unit='MiB'>64</memory>"
@@ -187,6 +188,43 @@ def test_xml_that_asks_for_what_cannot_be_defines_nothing(memory, devices, text)
         connection.defineXML(DOMAIN % (memory, f"<devices>{devices}</devices>"))
     assert str(refused.value) == text
     assert [one.name() for one in connection.listAllDomains()] == ["test"]
+
+
+def test_qemu_has_no_balloon_of_xen():
+    """libvirt's QEMU driver refuses it where it is defined; read in source."""
+    connection = connect(Server("64M"))
+    xml = DOMAIN % (MEMORY, "<devices><memballoon model='xen'/></devices>")
+    with pytest.raises(libvirtError) as refused:
+        connection.defineXML(xml.replace("'test'", "'kvm'"))
+    assert refused.value.get_error_code() == libvirt.VIR_ERR_CONFIG_UNSUPPORTED
+    assert str(refused.value) == (
+        "unsupported configuration: Memory balloon device type 'xen' is not supported by this "
+        "version of qemu"
+    )
+    assert connection.listAllDomains() == []
+    libvirt.open("test:///default").defineXML(xml)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("list; domstate 'a;b'", [["list"], ["domstate", "a;b"]]),
+        ("domstate ';'", [["domstate", ";"]]),
+        ('domstate ";" ;; list', [["domstate", ";"], ["list"]]),
+        ("domstate a\\;b\\ c", [["domstate", "a;b c"]]),
+        ('domstate \'a\\b\' "c\\"d"', [["domstate", "a\\b", 'c"d']]),
+        ("domstate a'b c'd ''", [["domstate", "ab cd", ""]]),
+        (";;", []),
+    ],
+)
+def test_a_quoted_semicolon_ends_no_command(line, words):
+    assert commands_of(line) == words
+
+
+@pytest.mark.parametrize("line, said", [('list "', 'missing "'), ("list \\", "dangling \\")])
+def test_a_line_that_does_not_end_runs_nothing(line, said):
+    printed = virsh(libvirt.open("test:///default"), line)
+    assert (printed.out, printed.err, printed.status) == ("", f"error: {said}\n", 1)
 
 
 GUEST = """<domain type='kvm'><name>vm</name><memory unit='MiB'>%d</memory>%s
