@@ -40,7 +40,11 @@ def watermarks(managed: int, min_free_kbytes: int) -> Watermarks:
 
 
 class Zone:
-    """Pages under the allocator's management; a balloon takes some away and brings them back."""
+    """Pages under the allocator's management; a balloon takes some away and brings them back.
+
+    ``managed`` follows the balloon; the marks stay, as they are set anew only at boot and by
+    sysctl (adjust_managed_page_count()).
+    """
 
     def __init__(self, managed: int, min_free_kbytes: int | None = None) -> None:
         self.managed = managed
@@ -56,10 +60,3 @@ class Zone:
             )
         self.min_free_kbytes = kbytes
         self.marks = watermarks(self.managed, kbytes)
-
-    def adjust_managed(self, pages: int) -> None:
-        """A balloon gives pages (> 0) or takes them (< 0); MemTotal follows, the marks stay.
-
-        Linux, adjust_managed_page_count(): the marks are set anew only at boot and by sysctl.
-        """
-        self.managed += pages

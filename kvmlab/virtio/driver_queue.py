@@ -28,11 +28,6 @@ class DriverQueue:
         self._chains: dict[int, list[int]] = {}  # head -> the descriptors of a buffer in flight
         self._avail = self._seen = self._kicked = 0
 
-    @property
-    def in_flight(self) -> int:
-        """How many buffers the device has."""
-        return len(self._chains)
-
     def offer(self, out: Sequence[Segment], into: Sequence[Segment] = ()) -> int:
         """Make a buffer available: parts the device reads, then parts it writes.
 

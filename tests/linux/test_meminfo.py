@@ -46,5 +46,5 @@ def test_every_field_follows_what_the_frames_are():
 
 def test_a_balloon_takes_its_pages_out_of_mem_total():
     kernel = Kernel(4096)
-    kernel.memory.zone.adjust_managed(-1000)
+    kernel.memory.zone.managed -= 1000
     assert meminfo(kernel.memory)["MemTotal"] == 3096 * 4
