@@ -114,7 +114,7 @@ class AddressPages:
     @property
     def rss(self) -> int:
         """Pages that it has in memory, of those that may be swapped."""
-        return self._reclaimer.rss_of(self.number)
+        return 0 if self.ended else self._reclaimer.rss_of(self.number)
 
     @property
     def swap_entries(self) -> int:
