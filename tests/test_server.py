@@ -86,7 +86,10 @@ def boot_of_2014(machine):
 
 
 def test_the_two_outputs_of_the_source_text_come_line_for_line():
-    """A guest of 4 GiB under libvirt 1.2, without a period (case 28) and with one of 10 seconds."""
+    """A guest of 4 GiB under libvirt 1.2, without a period (case 28) and with one of 10 seconds.
+
+    Which lines there are was worked out of the sources of that time; the outputs are published.
+    """
     guests = Guests("5G", boot=boot_of_2014, lib_version=1_002_002)
     guests.start("without", 4096)
     guests.start("with", 4096, PERIOD.format(10))

@@ -83,7 +83,7 @@ def test_one_page_dropped_of_each_block_frees_nothing_until_the_deferred_split()
 
 
 def test_all_pages_of_a_block_dropped_one_by_one_free_it_without_waiting():
-    """Case 32."""
+    """Case 32, worked out of the kernel's documentation."""
     setting, space, hva = huge_setting()
     space.populate(hva, 2 * HUGE)
     free, told = setting.host.buddy.free_frames, 0

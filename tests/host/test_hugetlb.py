@@ -16,7 +16,10 @@ def pool_fields(host):
 
 
 def test_a_second_guest_finds_the_pool_empty():
-    """Case 56: 512 pages, a preallocated guest of 1 GiB, then another."""
+    """Case 56: 512 pages, a preallocated guest of 1 GiB, then another.
+
+    The text is measured, the numbers are worked out of the kernel's documentation.
+    """
     setting = Setting(1200)
     host = setting.host
     host.hugetlb[21].set_nr(512)

@@ -1,4 +1,7 @@
-"""nova's capacity and placement: cases 35 to 38 of the facts, and what a wrong ratio leads to."""
+"""nova's capacity and placement: cases 35 to 38 of the facts, and what a wrong ratio leads to.
+
+The numbers were worked out of placement's source and nova's documentation, not measured.
+"""
 
 import pytest
 

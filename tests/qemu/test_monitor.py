@@ -137,7 +137,8 @@ def test_hinting_needs_a_thread():  # 23
         BalloonOptions(free_page_hint=True)
 
 
-def test_a_kvm_without_mmu_notifiers_has_no_balloon(made):  # 30, from the source
+def test_a_kvm_without_mmu_notifiers_has_no_balloon(made):
+    """Bad input 30, read in QEMU's source."""
     made.qemu.process.notifiers.clear()
     text = "Using KVM without synchronous MMU, balloon unavailable"
     assert refusal(made, "query-balloon") == ("KVMMissingCap", text)
