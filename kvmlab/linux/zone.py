@@ -1,6 +1,7 @@
 """A zone: how many pages the allocator manages, and the watermarks that wake reclaim.
 
-Linux, mm/page_alloc.c.  There is one zone here, where a PC has two or three; NUMA is left out.
+Linux, mm/page_alloc.c.  There is one zone here, where a PC has two or three; NUMA is left out, and
+so is what khugepaged raises min_free_kbytes to when it starts.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from math import isqrt
 from kvmlab.base.errors import BadSize
 
 _SCALE_FACTOR, _SCALE = 10, 10_000  # vm.watermark_scale_factor: 0.1 % between the marks
-_PAGEBLOCK, _MIGRATE_PCPTYPES = 512, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,6 @@ class Watermarks:
 def default_min_free_kbytes(managed: int) -> int:
     """vm.min_free_kbytes for ``managed`` pages (calculate_min_free_kbytes())."""
     return min(max(isqrt(managed * 4 * 16), 128), 262_144)
-
-
-def huge_min_free_kbytes(managed: int, zones: int = 1) -> int:
-    """What THP raises it to, that blocks of 2 MiB remain (set_recommended_min_free_kbytes())."""
-    pages = _PAGEBLOCK * zones * (2 + _MIGRATE_PCPTYPES * _MIGRATE_PCPTYPES)
-    return min(pages, managed // 20) * 4
 
 
 def watermarks(managed: int, min_free_kbytes: int) -> Watermarks:

@@ -15,7 +15,6 @@ from kvmlab.linux.records import OomKill, Scan
 from kvmlab.linux.zone import (
     Zone,
     default_min_free_kbytes,
-    huge_min_free_kbytes,
     watermarks,
 )
 from tests.linux.kernel import Kernel, page
@@ -27,10 +26,6 @@ def test_min_free_kbytes_is_four_times_the_root_of_the_memory_in_kib():
     published |= {2048: 5792, 4096: 8192, 16384: 16384}
     assert {mib: default_min_free_kbytes(mib << 8) for mib in published} == published
     assert default_min_free_kbytes(1 << 40) == 262_144
-
-
-def test_huge_pages_raise_it_to_what_the_measured_guest_had():
-    assert huge_min_free_kbytes(996_372 // 4, zones=2) == 45_056
 
 
 def test_watermarks_are_a_quarter_of_min_apart_or_a_thousandth_of_the_zone():
