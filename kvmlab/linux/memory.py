@@ -63,6 +63,12 @@ class Memory:
         """Say that something happened, through the tap of this kernel."""
         self._tap(record)
 
+    def listen(self, tap: Tap) -> Tap:
+        """Say to ``tap`` alone what happens from now on; returns who has heard of it so far."""
+        before, self._tap = self._tap, tap
+        self.reclaim.tap = tap
+        return before
+
     def register(self, mapping: Mapping) -> int:
         """Make an owner of pages known; returns its number."""
         self.mappings.append(mapping)

@@ -38,7 +38,7 @@ class Reclaim:
         tap: Tap,
     ) -> None:
         self._frames, self._lists, self._mappings = frames, lists, mappings
-        self._contents, self._release, self._spare, self._tap = contents, release, spare, tap
+        self._contents, self._release, self._spare, self.tap = contents, release, spare, tap
         self.swap = swap
         self.swappiness = 60  # vm.swappiness
         self.batch = SWAP_CLUSTER_MAX  # larger trades the exact order for speed
@@ -119,7 +119,7 @@ class Reclaim:
             return
         self._referenced(pages)
         self._lists.add(pages, Lru(lru - 1))
-        self._tap(Deactivated(lru.kind, len(pages)))
+        self.tap(Deactivated(lru.kind, len(pages)))
 
     def _shrink_inactive(self, lru: Lru, count: int, by: str) -> int:
         """The oldest inactive pages are activated, kept or reclaimed (shrink_folio_list)."""
@@ -139,7 +139,7 @@ class Reclaim:
         self._lists.add(pages[activate], Lru(lru | 1))
         activated = int(activate.sum()) + len(stuck)
         self._note_cost(lru.kind, scanned - gone)
-        self._tap(Scan(by, lru.kind, scanned, gone, activated))
+        self.tap(Scan(by, lru.kind, scanned, gone, activated))
         return gone
 
     def _split(self, pages: Pages) -> Pages:
@@ -171,7 +171,7 @@ class Reclaim:
         for page, slot in zip(ready[out].tolist(), targets[out].tolist(), strict=True):
             self.swap.store(slot, self._contents.read(page))
         if out.any():
-            self._tap(VmEvent("pswpout", int(out.sum())))
+            self.tap(VmEvent("pswpout", int(out.sum())))
         self._write_back(ready[gone & frames.dirty[ready]])
         self._release(ready[gone])
         return int(gone.sum()), np.concatenate([homeless, ready[~gone]])
@@ -179,7 +179,7 @@ class Reclaim:
     def _write_back(self, pages: Pages) -> None:
         for mine, mapping in self._by_mapping(pages):
             mapping.write_back(pages[mine])
-            self._tap(VmEvent("nr_written", len(pages[mine])))
+            self.tap(VmEvent("nr_written", len(pages[mine])))
         self._frames.put("dirty", pages, value=False)
 
     def _note_cost(self, kind: str, rotated: int) -> None:
