@@ -11,8 +11,7 @@ from kvmlab.figures.balloon_diagnosis import diagnoses, summary
 from kvmlab.figures.curves import Curves
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import Lines
-from kvmlab.labs.guard import guarded
-from kvmlab.labs.lab import Lab
+from kvmlab.labs.stepped import SteppedLab
 from kvmlab.study.inflation import VERBS, Inflation
 from kvmlab.study.inflation_beginning import CHOICES, DOMAIN, MIB, RAM, Beginning, usual_plan
 from kvmlab.study.inflation_moments import Moment
@@ -20,11 +19,10 @@ from kvmlab.study.story import Story
 from kvmlab.text import count, say
 
 WAITS = (1, 10)  # seconds
-LAST = 1_000_000  # a step beyond any scene: its last
 WIDE = MappingProxyType({"description_width": "initial"})
 
 
-class BalloonLab(Lab):
+class BalloonLab(SteppedLab):
     """A guest of 16 MiB, its balloon, and what its host really gets back.
 
     The desk follows the player: it shows the numbers of the step where the learner is, and not
@@ -38,13 +36,11 @@ class BalloonLab(Lab):
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
         self._story = Story(lambda plan: Inflation(Beginning.of(plan)), VERBS)
-        self._settled: set[int] = set()
-        self._showing = False
         self._chart: Lines | None = None
         self.charts = ipywidgets.VBox()
         self.desk.add_class("kvm-modes")
         setting = [self._choice(name) for name in CHOICES]
-        self.player.observe(self._stepped, names=["step", "answer"])
+        self._follow_steps()
         return [self._row(*setting), self._row(*self._deeds())]
 
     def _choice(self, name: str) -> ipywidgets.Widget:
@@ -108,35 +104,9 @@ class BalloonLab(Lab):
 
     def _scene(self) -> Scene:
         did = self.experiment
-        self._telling = balloon_scene(did.moments, did.deed, did.beginning)
-        return self._telling.scene
-
-    def _show(self, step: int) -> None:
-        """With questions from the first step on; without, what came of it is there at once."""
-        self._settled = set()
-        self._showing = True
-        try:
-            super()._show(step if self.predict.value else LAST)
-        finally:
-            self._showing = False
-
-    @guarded
-    def _stepped(self, change: object) -> None:
-        """The learner went to another step, or answered: the numbers follow."""
-        if self._showing:
-            return
-        if getattr(change, "name", "") == "answer" and "step" in self.player.answer:
-            self._settled.add(int(self.player.answer["step"]))
-        self._retell(change)
-        self._draw_charts()
-
-    @property
-    def at(self) -> int:
-        """Which of the experiment's moments is shown: none behind an open question."""
-        step = self.player.step
-        ask = self.player.scene["steps"][step]["ask"]
-        hidden = ask is not None and step not in self._settled
-        return self._telling.shown[max(step - hidden, 0)]
+        telling = balloon_scene(did.moments, did.deed, did.beginning)
+        self._shown = telling.shown
+        return telling.scene
 
     @property
     def moment(self) -> Moment:
@@ -149,8 +119,7 @@ class BalloonLab(Lab):
         return self.moment.stats or self.experiment.moments[0].stats
 
     def _facts(self) -> list[str]:
-        ahead = len(self._telling.shown) - 1 - self.player.step
-        more = [count("balloon.ahead", ahead)] if ahead else []
+        more = [count("balloon.ahead", self.ahead)] if self.ahead else []
         return [summary(self.moment), *more, *diagnoses(self._seen(), self.experiment.beginning)]
 
     def _middle(self) -> str:

@@ -47,9 +47,9 @@ def test_numbers_follow_the_step_and_never_stand_behind_an_open_question():
     asked = [at for at, one in enumerate(lab.player.scene["steps"]) if one["ask"]]
     assert len(asked) == 3
     lab.player.step = asked[0]
-    assert lab.moment is lab.experiment.moments[lab._telling.shown[asked[0] - 1]]
+    assert lab.moment is lab.experiment.moments[lab._shown[asked[0] - 1]]
     lab.player.answer = {"step": asked[0], "choice": 0, "right": False}
-    assert lab.moment is lab.experiment.moments[lab._telling.shown[asked[0]]]
+    assert lab.moment is lab.experiment.moments[lab._shown[asked[0]]]
     lab.player.step = asked[-1]
     before = lab.desk.value
     lab.player.answer = {"step": asked[-1], "choice": -1, "right": False}  # skipped

@@ -1,0 +1,53 @@
+"""A lab whose numbers are those of the step that its player shows."""
+
+from collections.abc import Sequence
+
+from kvmlab.labs.guard import guarded
+from kvmlab.labs.lab import Lab
+
+LAST = 1_000_000  # a step beyond any scene: its last
+
+
+class SteppedLab(Lab):
+    """Desk and chart follow the player, and show nothing that is behind an open question.
+
+    A lab of its own sets ``_shown`` in its `_scene`: for each step, the place in its own records
+    that the step is about.  Where no questions are wanted, what came of a change is there at once.
+    """
+
+    _shown: Sequence[int]
+    _settled: set[int]
+    _showing = True
+
+    def _show(self, step: int) -> None:
+        self._settled, self._showing = set(), True
+        try:
+            super()._show(step if self.predict.value else LAST)
+        finally:
+            self._showing = False
+
+    def _follow_steps(self) -> None:
+        """Hear of every step and every answer, from now on."""
+        self.player.observe(self._stepped, names=["step", "answer"])
+
+    @guarded
+    def _stepped(self, change: object) -> None:
+        if self._showing:
+            return
+        if getattr(change, "name", "") == "answer" and "step" in self.player.answer:
+            self._settled.add(int(self.player.answer["step"]))
+        self._retell(change)
+        self._draw_charts()
+
+    @property
+    def at(self) -> int:
+        """The place in the lab's records that is shown: none behind an open question."""
+        step = self.player.step
+        ask = self.player.scene["steps"][step]["ask"]
+        hidden = ask is not None and step not in self._settled
+        return self._shown[max(step - hidden, 0)]
+
+    @property
+    def ahead(self) -> int:
+        """How many steps are still to come."""
+        return len(self._shown) - 1 - self.player.step
