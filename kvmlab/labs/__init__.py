@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from kvmlab.labs.ask_lab import Ask
     from kvmlab.labs.balloon_lab import BalloonLab
     from kvmlab.labs.modes_lab import ModesLab
+    from kvmlab.labs.overcommit_lab import OvercommitLab
     from kvmlab.labs.spaces_lab import SpacesLab
     from kvmlab.labs.tables_lab import TablesLab
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
 
-__all__ = ["ask", "balloon", "modes", "spaces", "tables", "walk"]
+__all__ = ["ask", "balloon", "modes", "overcommit", "spaces", "tables", "walk"]
 
 
 def walk(
@@ -71,6 +72,17 @@ def balloon(share: str = "", **chosen: Any) -> "BalloonLab":  # noqa: ANN401  as
     from kvmlab.labs.balloon_lab import BalloonLab
 
     return BalloonLab(share, **chosen)
+
+
+def overcommit(share: str = "", manager: Any = "none", **chosen: Any) -> "OvercommitLab":  # noqa: ANN401  as its plan takes
+    """A day of many VMs on one host: what nova's ratio promises, and what that costs.
+
+    ``manager`` is a name, or a balloon manager of your own: a function of a `HostSample` and
+    `GuestSample`s.
+    """
+    from kvmlab.labs.overcommit_lab import OvercommitLab
+
+    return OvercommitLab(share, manager, **chosen)
 
 
 def ask(kind: str, seed: int = 7, difficulty: int = 1, *, progress: str | None = None) -> "Ask":
