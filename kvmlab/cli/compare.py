@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from kvmlab.study.compare import compare
 
     table = prices(args)
-    program = workloads.named(args.trace, args.limit)
+    with reading() as told:
+        program = workloads.named(args.trace, args.limit, told)
     mmus = list(dict.fromkeys(args.mmu or MMUS))
     with bar(mmus) as progress:
         rows = compare(program, mmus, progress, table, policy=args.policy)
@@ -79,6 +80,22 @@ def read(name: str, limit: int | None) -> "Trace":
     from kvmlab import workloads
 
     return workloads.trace_named(name, limit)
+
+
+@contextmanager
+def reading() -> Iterator["Callable[[int, int], None] | None"]:
+    """A progress bar for reading a long file, on standard error; none where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from kvmlab.text import say
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(say("modes.reading"), total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @contextmanager

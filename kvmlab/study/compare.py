@@ -16,7 +16,15 @@ from kvmlab.kvm.policy import NAIVE
 from kvmlab.machine import DESIGNS, MMUS, Machine
 from kvmlab.study.costs import GRADED, CostTable, Cycles
 from kvmlab.study.counters import TABLES, Counters, Tally
-from kvmlab.study.replay import Accesses, accesses, guest_memory_for, memory_for, replay
+from kvmlab.study.replay import (
+    Accesses,
+    LongAccesses,
+    accesses,
+    guest_memory_for,
+    memory_for,
+    replay,
+)
+from kvmlab.workloads.long_trace import LongTrace
 from kvmlab.workloads.programs import Runner, Touch
 from kvmlab.workloads.storms import Scenario
 from kvmlab.workloads.trace import Trace
@@ -112,7 +120,7 @@ def costs(tally: Tally) -> dict[str, Any]:
 
 
 def compare(
-    trace: Trace | Scenario,
+    trace: Trace | LongTrace | Scenario,
     mmus: Iterable[str] = MMUS,
     progress: Progress | None = None,
     prices: CostTable = GRADED,
@@ -131,13 +139,13 @@ def compare(
     if isinstance(trace, Scenario):
         runs = [(mmu, _play(trace, mmu, options.copy())) for mmu in chosen]
     else:
-        what = accesses(trace)
+        what = _accesses(trace)
         _fit(what, options)
         runs = [(mmu, _study(trace, what, mmu, options.copy())) for mmu in chosen]
     return [replace(_finish(mmu, run, progress), prices=prices) for mmu, run in runs]
 
 
-def study(trace: Trace | Scenario, mmu: str, **options: Unpack[Options]) -> Study:
+def study(trace: Trace | LongTrace | Scenario, mmu: str, **options: Unpack[Options]) -> Study:
     """Replay ``trace`` under one design: yields (accesses done, accesses in all), returns the row.
 
     Of a `Scenario`, operations are what is done.
@@ -148,24 +156,30 @@ def study(trace: Trace | Scenario, mmu: str, **options: Unpack[Options]) -> Stud
     _check(trace, mmu)
     if isinstance(trace, Scenario):
         return _play(trace, mmu, options)
-    return _study(trace, accesses(trace), mmu, options)
+    return _study(trace, _accesses(trace), mmu, options)
 
 
-def _check(trace: Trace | Scenario, mmu: str) -> None:
+def _check(trace: Trace | LongTrace | Scenario, mmu: str) -> None:
     if mmu not in DESIGNS:
         raise BadChoice(f"design {mmu!r} is unknown; choose from {', '.join(DESIGNS)}")
     if not len(trace):
         raise TraceError(f"trace {trace.name!r} has no records to replay")
 
 
-def _fit(what: Accesses, options: Options) -> None:
+def _fit(what: Accesses | LongAccesses, options: Options) -> None:
     """Give the machine as much memory as the program needs, unless an option says how much."""
     if "guest_memory" not in options:
         options["guest_memory"] = guest_memory_for(what, options.get("guest_page", "4K"))
     options.setdefault("host_memory", HOST_PER_GUEST * parse_size(options["guest_memory"]))
 
 
-def _study(trace: Trace, what: Accesses, mmu: str, options: Options) -> Study:
+def _accesses(trace: Trace | LongTrace) -> Accesses | LongAccesses:
+    return LongAccesses(trace) if isinstance(trace, LongTrace) else accesses(trace)
+
+
+def _study(
+    trace: Trace | LongTrace, what: Accesses | LongAccesses, mmu: str, options: Options
+) -> Study:
     counters, page = Counters(), options.get("guest_page", "4K")
     _fit(what, options)
     machine = Machine(mmu=mmu, tap=counters, **options)

@@ -6,7 +6,7 @@ written, executable if anything was fetched.  Pages appear by demand fault, thro
 own kernel, so its page-table writes happen as they would.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from kvmlab.hardware.records import Kind
 from kvmlab.machine import Machine
 from kvmlab.study.batches import Batches
 from kvmlab.study.counters import Counters
+from kvmlab.workloads.long_trace import LongTrace
 from kvmlab.workloads.trace import Trace
 
 STRIDE, LONGEST = 5_000, 640_000
@@ -27,6 +28,9 @@ STRIDE, LONGEST = 5_000, 640_000
 
 Agile paging has a tick of the host's timer every `STRIDE` accesses.
 """
+
+PART = 2_000_000
+"""Accesses of a long trace that are in memory at once."""
 
 LEAST_GUEST_MEMORY = 64 << 20
 
@@ -52,6 +56,57 @@ class Accesses:
         """How many accesses."""
         return len(self.kinds)
 
+    def parts(self) -> Iterator["Accesses"]:
+        """All of them, at once."""
+        yield self
+
+    def touched(self, shift: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The pages of 1 << ``shift`` bytes, rising, and whether each was written or fetched."""
+        keys = page_keys(self.addresses.view(np.int64) >> shift - PAGE_SHIFT, -1)
+        done = np.zeros(keys.size << 3, np.bool_)  # by page and kind
+        done[keys.of_access << 3 | self.kinds] = True
+        order = np.argsort(keys.numbers)
+        used = keys.used.take(order) << 3
+        rights = done[used | Kind.WRITE] * np.uint8(Kind.WRITE)
+        rights |= done[used | Kind.FETCH] * np.uint8(Kind.FETCH)
+        return keys.numbers.take(order), rights
+
+
+class LongAccesses:
+    """What a program does whose trace does not fit in memory: the same, part by part."""
+
+    def __init__(self, trace: LongTrace) -> None:
+        self._trace = trace
+
+    def __len__(self) -> int:
+        """How many accesses."""
+        return self._trace.accesses
+
+    def parts(self) -> Iterator[Accesses]:
+        """`PART` of them at a time, and what is left in the end."""
+        held: list[Accesses] = []
+        for part in self._trace.parts():
+            held.append(accesses(part))
+            if sum(map(len, held)) >= PART:
+                every = _joined(held)
+                yield Accesses(every.kinds[:PART], every.addresses[:PART])
+                held = [Accesses(every.kinds[PART:], every.addresses[PART:])]
+        yield _joined(held)
+
+    def touched(self, shift: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The pages of 1 << ``shift`` bytes, rising, and whether each was written or fetched."""
+        pages = self._trace.pages.view(np.int64) >> shift - PAGE_SHIFT
+        starts = np.flatnonzero(np.diff(pages, prepend=-1))
+        kinds = np.bitwise_or.reduceat(self._trace.kinds, starts)
+        return pages.take(starts), kinds & np.uint8(Kind.WRITE | Kind.FETCH)
+
+
+def _joined(some: list[Accesses]) -> Accesses:
+    return Accesses(
+        np.concatenate([one.kinds for one in some]),
+        np.concatenate([one.addresses for one in some]),
+    )
+
 
 def accesses(trace: Trace) -> Accesses:
     """The accesses of a trace: one a record, and one more for a record that crosses a page."""
@@ -65,18 +120,11 @@ def accesses(trace: Trace) -> Accesses:
     )
 
 
-def areas(what: Accesses, page: int = PAGE_SIZE) -> list[Area]:
+def areas(what: Accesses | LongAccesses, page: int = PAGE_SIZE) -> list[Area]:
     """The mappings that let every access succeed, ascending, in pages of ``page`` bytes."""
-    shift = page.bit_length() - 1
     if not len(what):
         return []
-    keys = page_keys(what.addresses.view(np.int64) >> shift - PAGE_SHIFT, -1)
-    done = np.zeros(keys.size << 3, np.bool_)  # by page and kind
-    done[keys.of_access << 3 | what.kinds] = True
-    order = np.argsort(keys.numbers)
-    pages, used = keys.numbers.take(order), keys.used.take(order) << 3
-    rights = done[used | Kind.WRITE] * np.uint8(Kind.WRITE)
-    rights |= done[used | Kind.FETCH] * np.uint8(Kind.FETCH)
+    pages, rights = what.touched(page.bit_length() - 1)
     joins = (np.diff(pages) == 1) & (rights[1:] == rights[:-1])
     heads = np.flatnonzero(np.concatenate(([True], ~joins)))
     ends = np.append(heads[1:], len(pages))
@@ -90,7 +138,7 @@ def _may(rights: int) -> tuple[bool, bool]:
     return bool(rights & Kind.WRITE), bool(rights & Kind.FETCH)
 
 
-def guest_memory_for(what: Accesses, page: str | int) -> int:
+def guest_memory_for(what: Accesses | LongAccesses, page: str | int) -> int:
     """Bytes of guest memory for a replay: twice the pages touched, for there are tables too."""
     return memory_for(sum(area.length for area in areas(what, parse_size(page))))
 
@@ -100,7 +148,9 @@ def memory_for(touched: int) -> int:
     return max(LEAST_GUEST_MEMORY, 1 << (2 * touched - 1).bit_length())
 
 
-def replay(machine: Machine, what: Accesses, page: str | int = "4K") -> Generator[int, None, None]:
+def replay(
+    machine: Machine, what: Accesses | LongAccesses, page: str | int = "4K"
+) -> Generator[int, None, None]:
     """Make every access in a new process; yields how many are done, first 0 when it may run.
 
     At the first value the process is current and nothing of it has been touched: that is where
@@ -122,7 +172,7 @@ class Task:
     """A process of `interleave`: the machine that it runs on, what it does, in which pages."""
 
     machine: Machine
-    what: Accesses
+    what: Accesses | LongAccesses
     name: str = "replayed"
     page: str | int = "4K"
 
@@ -175,8 +225,14 @@ class _Turn:
         for area in areas(task.what, size):
             may = {"write": area.write, "execute": area.execute}
             self._process.mmap(area.start, area.length, **may, page=task.page)
-        shift = size.bit_length() - 1
-        self._batches = Batches(task.machine.cpu, task.what.kinds, task.what.addresses, shift)
+        self._shift = size.bit_length() - 1
+        self._parts = task.what.parts()
+        self._begin_part()
+
+    def _begin_part(self) -> None:
+        part = next(self._parts)
+        self._at, self._end = 0, len(part)
+        self._batches = Batches(self._machine.cpu, part.kinds, part.addresses, self._shift)
 
     @property
     def left(self) -> int:
@@ -190,6 +246,11 @@ class _Turn:
 
     def run(self, count: int) -> None:
         """Make the next ``count`` accesses, or all that are left."""
-        start, self.done = self.done, min(self.done + count, len(self._what))
-        self._batches.run(start, self.done)
+        stop = min(self.done + count, len(self._what))
+        while self.done < stop:
+            if self._at == self._end:
+                self._begin_part()
+            step = min(stop - self.done, self._end - self._at)
+            self._batches.run(self._at, self._at + step)
+            self._at, self.done = self._at + step, self.done + step
         self._machine.tick()

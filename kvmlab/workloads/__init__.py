@@ -7,13 +7,29 @@ synthetic one (``zipf:seed=3``), or of a file.
 from dataclasses import replace
 from importlib import resources
 
-from kvmlab.base.errors import BadChoice
+from kvmlab.base.errors import BadChoice, TraceError
 from kvmlab.workloads import synthetic
+from kvmlab.workloads.files import Progress
+from kvmlab.workloads.long_trace import LongTrace
 from kvmlab.workloads.reading import read, stream
 from kvmlab.workloads.storms import Scenario
 from kvmlab.workloads.trace import Trace
 
-__all__ = ["SHIPPED", "Scenario", "Trace", "named", "read", "shipped", "stream", "trace_named"]
+__all__ = [
+    "LONG",
+    "SHIPPED",
+    "LongTrace",
+    "Scenario",
+    "Trace",
+    "named",
+    "read",
+    "shipped",
+    "stream",
+    "trace_named",
+]
+
+LONG = 10_000_000
+"""Records of a file from which on it is replayed part by part, in bounded memory."""
 
 SHIPPED = ("ls", "sort")
 """Names of the traces that come with kvmlab; `data/README.md` says how they were recorded."""
@@ -30,14 +46,19 @@ def shipped(name: str) -> Trace:
         return replace(read(path), name=name)
 
 
-def named(text: str, limit: int | None = None) -> Trace | Scenario:
+def named(
+    text: str, limit: int | None = None, progress: Progress | None = None
+) -> Trace | LongTrace | Scenario:
     """The program called ``text``, or its first ``limit`` records or operations.
 
-    A file whose name is a program's is written ./sort.  Raises `BadChoice` for a synthetic program
-    that cannot be made, `TraceError` for a file that cannot be read.
+    A file whose name is a program's is written ./sort; of more than `LONG` records, it is a
+    `LongTrace`.  Raises `BadChoice` for a synthetic program that cannot be made, `TraceError` for
+    a file that cannot be read.
     """
     if text not in SHIPPED and not synthetic.is_synthetic(text):
-        return read(text, limit=limit)
+        least = LONG if limit is None else limit
+        trace = read(text, progress, limit=least)
+        return LongTrace(text, progress) if limit is None and len(trace) == LONG else trace
     program = shipped(text) if text in SHIPPED else synthetic.make(text)
     return program if limit is None else program.head(limit)
 
@@ -47,4 +68,6 @@ def trace_named(text: str, limit: int | None = None) -> Trace:
     program = named(text, limit)
     if isinstance(program, Scenario):
         raise BadChoice(f"{text} calls its kernel; only a trace can be taken here")
+    if isinstance(program, LongTrace):
+        raise TraceError(f"{text} holds {len(program):,} records; set a limit of {LONG:,} or less")
     return program
