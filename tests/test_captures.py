@@ -106,7 +106,7 @@ def test_in_a_vm_the_cpu_finds_the_same_page_with_the_references_of_the_formula(
     """(g + 1)(h + 1) - 1 entries for g levels of the guest's and h of the host's."""
     vm = CapturedVm(guest, mmu)
     asked = [(gva, gpa) for gva, gpa in guest.gva2gpa if in_memory(gpa)]
-    for gva, gpa in islice(asked, 0, None, max(1, len(asked) // 60)):
+    for gva, gpa in islice(asked, 0, None, max(1, len(asked) // 25)):
         records = vm.cold_walk(gva)
         references = sum(isinstance(one, Step) for one in records)
         levels = len(guest.running.tables.walk(gva)[0])
