@@ -39,6 +39,7 @@ _SKIPPED = re.compile(
     rb"|[ \t]*\d+ : total[^\n]*|Trace invariant checks passed|))[ \t]*\r?\n",
     re.MULTILINE,
 )
+_LINE = re.compile(b"(?:" + _RECORD.pattern + b"|" + _SKIPPED.pattern + b")", re.MULTILINE)
 _KINDS = MappingProxyType({b"ifetch": Kind.FETCH, b"read": Kind.READ, b"write": Kind.WRITE})
 
 
@@ -65,10 +66,10 @@ def parse(pieces: Iterator[bytes], shown: str) -> Iterator[Columns]:
 
 def _columns(chunk: bytes, workloads: set[bytes]) -> Columns | None:
     """The records of whole lines, or None if any line is something else."""
-    text = _SKIPPED.sub(b"", chunk)
-    found = _RECORD.findall(text)
-    if len(found) != text.count(b"\n"):
+    lines = _LINE.findall(chunk)
+    if len(lines) != chunk.count(b"\n"):
         return None
+    found = [row for row in lines if row[1]]
     workloads.update(row[0] for row in found)
     kinds = np.array([_KINDS[row[1]] for row in found], np.uint8)
     sizes = np.array([int(row[2]) for row in found], np.uint64)
