@@ -6,7 +6,7 @@ from typing import ClassVar
 import ipywidgets
 import traitlets
 
-from kvmlab.base.addresses import parse_address
+from kvmlab.base.addresses import parse_address, size_text
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.bits import bit_of, bits_scene
 from kvmlab.figures.builder import (
@@ -216,6 +216,17 @@ class TablesLab(Lab):
         place = read_key(change.new)
         if place and not self._words.busy:
             self.choose(*place)
+            self._fill_in(self.entry)
+
+    def _fill_in(self, entry: Entry | None) -> None:
+        """Let the form name what was picked, so that a mouse is enough; two messages at most."""
+        if entry is None or self._own:
+            return
+        self.gva.value, size = hex(entry.address), size_text(2**entry.shift)
+        if size not in self.page.options or size == self.page.value:
+            self.access.value = hex(entry.address)
+        else:
+            self.page.value = size
 
     def _look_at(self, level: int, gva: int | str) -> None:
         before, self._place = self._place, (level, parse_address(gva))

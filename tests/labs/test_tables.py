@@ -71,6 +71,19 @@ def test_an_entry_is_chosen_in_the_tree_and_its_bits_are_pressed(lab):
     assert lab.plan == labs.tables().plan
 
 
+def test_what_is_picked_in_the_tree_can_be_unmapped_by_mouse_alone(lab):
+    for key, gva in (("L1.0x402000", 0x402000), ("L2.0x800000", 0x800000)):
+        lab.player.set_state({"chosen": key})
+        lab.buttons["unmap"].click()
+        assert lab.machine.chain(gva).gpa is None
+    lab.player.set_state({"chosen": "L1.0x403000"})
+    assert (lab.gva.value, lab.page.value) == ("0x403000", "4K")
+    lab.player.set_state({"chosen": "L1.0x400000"})
+    lab.attempt.click()
+    assert lab.builder.tried.gva == 0x400000
+    assert lab.notice.value == ""
+
+
 def test_an_entry_is_chosen_by_the_form(lab):
     lab.level.value, lab.where.value = 2, "0x800000"
     lab.chooser.click()
@@ -181,6 +194,10 @@ def test_a_change_sends_few_messages(lab, monkeypatch):
     for button in (lab.buttons["map"], lab.attempt, lab.buttons["unmap"], lab.back):
         del sent[:]
         button.click()
+        assert 0 < len(sent) <= BUDGET, sent
+    for key in ("L2.0x800000", "L1.0x402000", "L1.0x403000"):
+        del sent[:]
+        lab.player.set_state({"chosen": key})
         assert 0 < len(sent) <= BUDGET, sent
     del sent[:]
     lab.bits.set_state({"chosen": "bit.9"})
