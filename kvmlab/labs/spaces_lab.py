@@ -17,6 +17,7 @@ from kvmlab.figures.spaces_scene import (
     told_table,
     trail_text,
 )
+from kvmlab.labs.controls import choice, field, number
 from kvmlab.labs.guard import guarded
 from kvmlab.labs.lab import Lab
 from kvmlab.machine import Machine
@@ -27,7 +28,6 @@ from kvmlab.study.story import Story
 from kvmlab.text import say
 
 MOST_VALUE, MOST_BALLOON = 2**31 - 1, 2048
-_WHOLE = MappingProxyType({"description_width": "initial"})
 
 
 class SpacesLab(Lab):
@@ -80,20 +80,20 @@ class SpacesLab(Lab):
     # -- controls -------------------------------------------------------------------------
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
-        space = self._list("space", SPACES, _spaces)
-        self.address = self._field("address", "", "240px")
+        space = choice(self._words, "lab.spaces.space", SPACES, _spaces)
+        self.address = field(self._words, "lab.spaces.address", "", "240px")
         self._bind("space", space)
         self._bind("address", self.address)
         if self._own:
             self.again = self._button("lab.spaces.again", self._look_again)
             return [self._row(space, self.address, self.again)]
-        mmu = self._bind("mmu", self._list("mmu", DESIGNS, _designs))
+        mmu = self._bind("mmu", choice(self._words, "lab.spaces.mmu", DESIGNS, _designs))
         return [self._row(space, self.address, mmu), self._guest_row(), self._host_row()]
 
     def _guest_row(self) -> ipywidgets.Box:
-        self.value = self._number("value", 7, MOST_VALUE)
-        self.pages = self._number("pages", 4, MOST_PAGES)
-        self.process = self._list("process", ["app"], None)
+        self.value = number(self._words, "lab.spaces.value", 7, 0, MOST_VALUE)
+        self.pages = number(self._words, "lab.spaces.pages", 4, 0, MOST_PAGES)
+        self.process = choice(self._words, "lab.spaces.process", ["app"])
         self.buttons = {
             "read": self._act("read", lambda: [self._gva()]),
             "write": self._act("write", lambda: [self._gva(), self.value.value]),
@@ -111,8 +111,8 @@ class SpacesLab(Lab):
         )
 
     def _host_row(self) -> ipywidgets.Box:
-        self.frames = self._number("frames", 8, MOST_PAGES)
-        self.size = self._number("size", 64, MOST_BALLOON)
+        self.frames = number(self._words, "lab.spaces.frames", 8, 0, MOST_PAGES)
+        self.size = number(self._words, "lab.spaces.size", 64, 0, MOST_BALLOON)
         host = {
             "migrate": self._act("migrate", lambda: [self._hva()]),
             "reclaim": self._act("reclaim", lambda: [self.frames.value]),
@@ -133,27 +133,6 @@ class SpacesLab(Lab):
             lab.do(verb, *values())
 
         return self._button(f"lab.spaces.{verb}", lambda button: act(self, button))
-
-    def _list(self, name: str, options: object, words: object) -> ipywidgets.Dropdown:
-        layout = ipywidgets.Layout(width="auto")
-        control = ipywidgets.Dropdown(options=options, style=dict(_WHOLE), layout=layout)
-        if callable(words):
-            self._words.options(control, words)
-        return self._words.on(control, f"lab.spaces.{name}")
-
-    def _field(self, name: str, value: str, width: str) -> ipywidgets.Text:
-        layout = ipywidgets.Layout(width=width, max_width="100%")
-        control = ipywidgets.Text(
-            value=value, continuous_update=False, style=dict(_WHOLE), layout=layout
-        )
-        return self._words.on(control, f"lab.spaces.{name}")
-
-    def _number(self, name: str, value: int, most: int) -> ipywidgets.BoundedIntText:
-        layout = ipywidgets.Layout(width="auto", max_width="176px")
-        control = ipywidgets.BoundedIntText(
-            value=value, min=0, max=most, style=dict(_WHOLE), layout=layout
-        )
-        return self._words.on(control, f"lab.spaces.{name}")
 
     def _gva(self) -> str:
         """The GVA of what is chosen."""

@@ -21,6 +21,7 @@ from kvmlab.figures.tree import entry_key, read_key
 from kvmlab.figures.tried import outcome_sentence
 from kvmlab.figures.tried_asks import access_words
 from kvmlab.hardware.records import Kind
+from kvmlab.labs.controls import choice, field, number, tick
 from kvmlab.labs.guard import guarded
 from kvmlab.labs.lab import Lab
 from kvmlab.labs.player import Player
@@ -28,6 +29,7 @@ from kvmlab.machine import Machine
 from kvmlab.study.access import GUESTS, page_sizes
 from kvmlab.study.builder import VERBS, Builder, begin
 from kvmlab.study.builder_machine import DESIGNS, HOST, SWITCHES, usual_deeds
+from kvmlab.study.builder_ranges import MOST_PAGES
 from kvmlab.study.share import Plan
 from kvmlab.study.story import Story
 from kvmlab.study.tree import Entry, dumps, entry_at, guest_tables, guest_tree
@@ -37,7 +39,6 @@ from kvmlab.text import say, speaking
 LEVELS = 4
 KINDS = tuple(one.name.lower() for one in Kind)
 EMPTY = Scene("", "", "", [], [])
-_WHOLE = MappingProxyType({"description_width": "initial"})
 
 
 class TablesLab(Lab):
@@ -115,11 +116,11 @@ class TablesLab(Lab):
         return [self._setting_row(), self._range_row(), self._access_row(), *rows]
 
     def _setting_row(self) -> ipywidgets.Box:
-        mmu = self._words.options(self._list("mmu", DESIGNS), _designs)
-        levels = self._list("levels", list(GUESTS))
-        memory = self._list("memory", list(HOST))
-        ticks = [self._tick(name) for name in SWITCHES]
-        pkru = self._field("pkru", "0x0", "136px")
+        mmu = choice(self._words, "lab.tables.mmu", DESIGNS, _designs)
+        levels = choice(self._words, "lab.tables.levels", list(GUESTS))
+        memory = choice(self._words, "lab.tables.memory", list(HOST))
+        ticks = [tick(self._words, f"lab.tables.{name}") for name in SWITCHES]
+        pkru = field(self._words, "lab.tables.pkru", "0x0", "136px")
         for name, control in (("mmu", mmu), ("levels", levels), ("memory", memory)):
             self._bind(name, control)
         for name, control in zip((*SWITCHES, "pkru"), (*ticks, pkru), strict=True):
@@ -128,18 +129,16 @@ class TablesLab(Lab):
         return self._row(mmu, levels, memory, *ticks, pkru, self.reload)
 
     def _range_row(self) -> ipywidgets.Box:
-        self.gva = self._field("gva", "0x600000", "176px")
-        self.pages = self._words.on(
-            ipywidgets.BoundedIntText(
-                value=1, min=1, max=512, layout=_layout("120px"), style=dict(_WHOLE)
-            ),
-            "lab.tables.pages",
-        )
-        self.page = self._list("page", page_sizes(LEVELS))
-        self.gpa = self._field("gpa", "", "176px")
+        self.gva = field(self._words, "lab.tables.gva", "0x600000", "176px")
+        self.pages = number(self._words, "lab.tables.pages", 1, 1, MOST_PAGES)
+        self.page = choice(self._words, "lab.tables.page", page_sizes(LEVELS))
+        self.gpa = field(self._words, "lab.tables.gpa", "", "176px")
         self._words.on(self.gpa, "lab.tables.gpa.free", "placeholder")
-        self.rights = {letter: self._tick(letter, chosen=letter != "x") for letter in "wux"}
-        self.flush = self._tick("flush", chosen=True)
+        self.rights = {
+            letter: tick(self._words, f"lab.tables.{letter}", chosen=letter != "x")
+            for letter in "wux"
+        }
+        self.flush = tick(self._words, "lab.tables.flush", chosen=True)
         acts = {
             "map": lambda _: self.do("map", *self._range(), self.gpa.value, self._letters()),
             "unmap": lambda _: self.do("unmap", *self._range(), self.flush.value),
@@ -152,45 +151,25 @@ class TablesLab(Lab):
         return self._row(*where, *self.rights.values(), self.flush, *self.buttons.values())
 
     def _access_row(self) -> ipywidgets.Box:
-        self.access = self._field("try.gva", "0x400010", "240px")
-        self.kind = self._words.options(self._named("lab.walk.kind", KINDS), _kinds)
-        self.user = self._words.options(self._named("lab.walk.user", [True, False]), _users)
-        self.cold = self._tick("cold", chosen=True)
+        self.access = field(self._words, "lab.tables.try.gva", "0x400010", "240px")
+        self.kind = choice(self._words, "lab.walk.kind", KINDS, _kinds)
+        self.user = choice(self._words, "lab.walk.user", [True, False], _users)
+        self.cold = tick(self._words, "lab.tables.cold", chosen=True)
         self.attempt = self._button("lab.tables.try", self._try)
         return self._row(self.access, self.kind, self.user, self.cold, self.attempt)
 
     def _entry_row(self) -> ipywidgets.Box:
-        self.level = self._list("level", list(range(1, LEVELS + 1)))
-        self.where = self._field("entry.gva", "0x400000", "200px")
+        self.level = choice(self._words, "lab.tables.level", list(range(1, LEVELS + 1)))
+        self.where = field(self._words, "lab.tables.entry.gva", "0x400000", "200px")
         self.chooser = self._button(
             "lab.tables.choose", lambda _: self.choose(self.level.value, self.where.value)
         )
         chooser = (self.level, self.where, self.chooser)
         if self._own:
             return self._row(*chooser)
-        self.value = self._field("value", "", "240px")
+        self.value = field(self._words, "lab.tables.value", "", "240px")
         self.setter = self._button("lab.tables.set", self._set)
         return self._row(*chooser, self.value, self.setter)
-
-    def _list(self, name: str, options: object) -> ipywidgets.Dropdown:
-        return self._named(f"lab.tables.{name}", options)
-
-    def _named(self, key: str, options: object) -> ipywidgets.Dropdown:
-        layout = ipywidgets.Layout(width="auto")
-        return self._words.on(
-            ipywidgets.Dropdown(options=options, style=dict(_WHOLE), layout=layout), key
-        )
-
-    def _field(self, name: str, value: str, width: str) -> ipywidgets.Text:
-        control = ipywidgets.Text(
-            value=value, continuous_update=False, style=dict(_WHOLE), layout=_layout(width)
-        )
-        return self._words.on(control, f"lab.tables.{name}")
-
-    def _tick(self, name: str, *, chosen: bool = False) -> ipywidgets.Checkbox:
-        layout = ipywidgets.Layout(width="max-content")
-        tick = ipywidgets.Checkbox(value=chosen, indent=False, layout=layout)
-        return self._words.on(tick, f"lab.tables.{name}")
 
     def _range(self) -> tuple[str, int, str]:
         return self.gva.value, self.pages.value, self.page.value
@@ -326,10 +305,6 @@ class TablesLab(Lab):
 def _call(deed: list[object]) -> str:
     verb, *given = deed
     return f"builder.{verb}({', '.join(map(repr, given))})"
-
-
-def _layout(width: str) -> ipywidgets.Layout:
-    return ipywidgets.Layout(width=width, max_width="100%")
 
 
 def _designs() -> list[tuple[str, str]]:
