@@ -78,7 +78,8 @@ class LruArray:
                 for start, tags, place in waiting:
                     found = np.flatnonzero(distances[: len(tags)] == self.ways)
                     distances = distances[len(tags) :]
-                    missed.append((found if place is None else place.take(found)) + start)
+                    missed.append(found if place is None else place.take(found))
+                    missed[-1] += start
                 waiting = []
         return _joined(missed) if missed else np.zeros(0, np.int64)
 

@@ -69,8 +69,9 @@ class BatchTlb:
                 fetches.take(self._missed(self._fetch, asked.part(fetches))),
             )
             missed = np.sort(np.concatenate(sides))
-        where[missed] = L2
-        where[missed.take(self._missed(self._second, asked.part(missed)))] = MISS
+        level = np.full(len(missed), L2, np.uint8)
+        level[self._missed(self._second, asked.part(missed))] = MISS
+        where[missed] = level
 
     def arrays(self) -> list[LruArray]:
         """The cascade of each array once, in the order of `tlb.Tlb.arrays`."""
