@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from kvmlab.hardware.batch_judge import TABLE, traits
 from kvmlab.hardware.batch_lru import LruArray
 from kvmlab.hardware.batch_misses import Column, Uppers
 from kvmlab.hardware.batch_pages import Ints
 from kvmlab.hardware.batch_tlb import page_of, page_tag
 from kvmlab.hardware.batch_traits import Traits
-from kvmlab.hardware.batch_tree import TABLE, Found, Level, traits
+from kvmlab.hardware.batch_tree import Found, Level
 from kvmlab.hardware.context import Context
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.records import Fault

@@ -12,16 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvmlab.hardware import permissions
+from kvmlab.hardware.batch_judge import FOREIGN, WHY
 from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, holds
 from kvmlab.hardware.batch_second import Locator, due, four_roots, needed, one_root, reach, refusal
 from kvmlab.hardware.batch_traits import Traits
-from kvmlab.hardware.batch_tree import (
-    FOREIGN,
-    WHY,
-    Found,
-    References,
-    walk_pages,
-)
+from kvmlab.hardware.batch_tree import Found, References, walk_pages
 from kvmlab.hardware.cpu import Cpu, Outcome
 from kvmlab.hardware.ept import Ept
 from kvmlab.hardware.faults import nested_exit, page_fault

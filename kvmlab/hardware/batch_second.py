@@ -5,19 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvmlab.hardware.batch_judge import ABSENT, LEAF, TABLE, WHY, WIDTH
 from kvmlab.hardware.batch_pages import Bools, Bytes, Ints, holds
 from kvmlab.hardware.batch_traits import Traits
-from kvmlab.hardware.batch_tree import (
-    ABSENT,
-    LEAF,
-    TABLE,
-    WHY,
-    WIDTH,
-    Found,
-    Home,
-    walk_on,
-    walk_pages,
-)
+from kvmlab.hardware.batch_tree import Found, Home, walk_on, walk_pages
 from kvmlab.hardware.ept import Ept
 from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import USER, WRITE, Fault

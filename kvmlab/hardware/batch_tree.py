@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvmlab.hardware.batch_judge import FOREIGN, LEAF, TABLE, State, judge_all, traits, turned
 from kvmlab.hardware.batch_pages import (
     Bools,
     Bytes,
@@ -26,19 +27,11 @@ from kvmlab.hardware.batch_pages import (
     signed,
 )
 from kvmlab.hardware.batch_traits import TRAITS, Traits
-from kvmlab.hardware.formats import XD, Row, Tables
+from kvmlab.hardware.formats import Row, Tables
 from kvmlab.hardware.ram import Ram
-from kvmlab.hardware.records import Verdict
-from kvmlab.hardware.walker import judge
 
 References = Counter[tuple[str, int]]
 """How many entries were read, by whose table it is and its level."""
-
-# What became of a row: it goes on below, it arrived, or why it stopped.
-TABLE, LEAF, ABSENT, RESERVED, FOREIGN, WIDTH = range(6)
-WHY = ("", "", "absent", "reserved", "", "width")
-
-_EPT_DECIDING = 7 | 7 << 3 | 1 << 10  # rights and memory type of an entry of EPT
 
 
 @dataclass(slots=True)
@@ -52,17 +45,6 @@ class Home:
 
 Locate = Callable[[Ints, Bools], Home]
 """Finds tables at these addresses, as far as they are wanted (second argument)."""
-
-
-@dataclass(slots=True)
-class State:
-    """What is known of each row of a level once its entry was judged."""
-
-    why: Bytes
-    level: Bytes  # of the entry that ended the walk
-    merged: Ints  # all entries down to here, bit by bit, with XD turned round
-    entry: Ints  # the last entry read
-    base: Ints  # the table below, or the page
 
 
 @dataclass(slots=True)
@@ -235,9 +217,9 @@ def _descend(
         ones = (1 << 8 * tables.format.entry_bytes) - 1
         entry = np.where(outside.take(parent), np.int64(signed(ones)), entry)
     read = readable.take(parent)
-    state = _judge(tables, row, entry)
+    state = judge_all(tables, row, entry)
     if row.level != tables.no_rights_level:
-        state.merged = _turned(tables, entry) & above.merged.take(parent)
+        state.merged = turned(tables, entry) & above.merged.take(parent)
     else:
         state.merged = above.merged.take(parent)
     if home.refused is not None and holds(home.refused):
@@ -250,78 +232,6 @@ def _descend(
             getattr(state, name)[closed] = getattr(above, name).take(parent[closed])
     base = above.base
     return Level(row, prefix, parent, base, opened, readable, read, word, here, home, state)
-
-
-def _judge(tables: Tables, row: Row, entry: Ints) -> State:
-    """`walker.judge` and the address of what is below, for many entries."""
-    alike = _alike(tables, row, entry)
-    if alike is None:
-        return _judge_each(tables, row, entry)
-    base = entry & (row.page_address if alike == LEAF else row.table_address)
-    if alike == LEAF and row.page_high:
-        base |= (entry & row.page_high) << 19
-    why = np.full(len(entry), alike, np.uint8)
-    return State(why, np.full(len(entry), row.level, np.uint8), entry, entry, base)
-
-
-def _alike(tables: Tables, row: Row, entry: Ints) -> int | None:
-    """`TABLE` or `LEAF` where all of these entries are the same, as those of most programs are.
-
-    Where they agree in the bits that decide, all of them together are judged as one.
-    """
-    some, every = int(np.bitwise_or.reduce(entry)), int(np.bitwise_and.reduce(entry))
-    deciding = row.present | row.leaf | (_EPT_DECIDING if tables.bad_rights else 0)
-    if (some ^ every) & deciding:
-        return None
-    verdict = judge(tables, row, some)
-    return {Verdict.TABLE: TABLE, Verdict.LEAF: LEAF}.get(verdict)
-
-
-def _judge_each(tables: Tables, row: Row, entry: Ints) -> State:
-    absent = entry & signed(row.present) == 0
-    leaf = np.full(len(entry), fill_value=True) if row.always_leaf else entry & row.leaf != 0
-    page = entry & row.page_address
-    if row.page_high:
-        page |= (entry & row.page_high) << 19
-    if row.always_leaf:
-        reserved, base = entry & signed(row.page_reserved) != 0, page
-    else:
-        masks = np.where(
-            leaf, np.int64(signed(row.page_reserved)), np.int64(signed(row.table_reserved))
-        )
-        reserved, base = entry & masks != 0, np.where(leaf, page, entry & row.table_address)
-    if tables.bad_rights:
-        pattern = entry & 7 | (entry >> 7 & 8 if tables.switches.mode_based else 0)
-        reserved |= (tables.bad_rights >> pattern & 1).astype(np.bool_)
-        reserved |= leaf & (tables.bad_types >> (entry >> 3 & 7) & 1).astype(np.bool_)
-    why = leaf.view(np.uint8).copy()
-    why[reserved] = RESERVED
-    why[absent] = ABSENT
-    level = np.full(len(entry), row.level, np.uint8)
-    return State(why, level, entry, entry, base)
-
-
-def _turned(tables: Tables, entry: Ints) -> Ints:
-    """An entry in which every right is a bit that is set, so that rights are merged by AND."""
-    if tables.format.mode == "ept":
-        return entry
-    return entry ^ signed(XD) if tables.switches.nxe else entry | signed(XD)
-
-
-def traits(tables: Tables, merged: Ints, entry: Ints) -> Ints:
-    """All that a verdict depends on, as a number below `TRAITS` that `Traits` reads.
-
-    It is made of the entries' own bits, which takes four operations; what the bits mean is
-    worked out for the few numbers that occur.
-    """
-    fmt = tables.format
-    if fmt.mode == "ept":
-        return merged & (7 | fmt.accessed | 1 << 10) | entry & fmt.dirty
-    found = merged & (2 | 4 | fmt.accessed) | entry & fmt.dirty
-    found |= merged >> 63 & 1
-    if tables.switches.keys and fmt.long_mode:
-        found |= (entry >> 59 & 15) << 7
-    return found
 
 
 def _frames(tables: Tables, state: State, pages: Ints) -> Ints:
