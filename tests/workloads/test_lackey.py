@@ -378,25 +378,3 @@ def test_a_stream_hands_on_all_records_in_pieces_however_many(tmp_path, monkeypa
 
 def test_text_of_another_kind_is_not_called_binary(complaint):
     assert complaint("Grüße\n".encode()).endswith(" is not a record such as ' L 1fff000778,8'")
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(TraceError, match=r"/none cannot be opened: No such file or directory$"):
-        workloads.read(tmp_path / "none")
-
-
-def test_a_directory_is_refused(tmp_path):
-    with pytest.raises(TraceError, match=r"is a directory; name a trace file$"):
-        workloads.read(tmp_path)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(TraceError, match=r"/pipe is not a regular file$"):
-        workloads.read(tmp_path / "pipe")
-
-
-def test_a_name_that_no_file_can_have_is_refused_on_one_line():
-    with pytest.raises(TraceError, match=r"^a\\x00\\nb cannot be opened: embedded null byte$"):
-        workloads.read("a\0\nb")
