@@ -17,7 +17,7 @@ from kvmlab.hardware.walker import judge
 TABLE, LEAF, ABSENT, RESERVED, FOREIGN, WIDTH = range(6)
 WHY = ("", "", "absent", "reserved", "", "width")
 
-_EPT_DECIDING = 7 | 7 << 3 | 1 << 10  # rights and memory type of an entry of EPT
+_EPT_TYPE = 7 << 3  # the memory type in an entry of EPT
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ def _alike(tables: Tables, row: Row, entry: Ints) -> int | None:
     Where they agree in the bits that decide, all of them together are judged as one.
     """
     some, every = int(np.bitwise_or.reduce(entry)), int(np.bitwise_and.reduce(entry))
-    deciding = row.present | row.leaf | (_EPT_DECIDING if tables.bad_rights else 0)
+    deciding = row.present | row.leaf | (_EPT_TYPE if tables.bad_rights else 0)
     if (some ^ every) & deciding:
         return None
     verdict = judge(tables, row, some)

@@ -81,7 +81,6 @@ class Batches:
         if made is None:
             self._calm *= not reach
             return 0
-        self._forget()
         self._calm = self._calm + len(made) if len(made) == len(gva) else 0
         if len(made) + _FILL * np.count_nonzero(made.where != L1) >= _WORTH:
             self._reach = 2 * len(made)

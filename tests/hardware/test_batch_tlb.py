@@ -76,6 +76,15 @@ def test_one_pass_tells_the_hits_of_every_smaller_associativity():
         assert ((distances < ways) == (LruArray(16, ways).feed(tags) < ways)).all()
 
 
+def test_misses_alone_where_most_references_hit():
+    """Far down the stack a few hits are passed over; they are no misses all the same."""
+    rng, array, naive = np.random.default_rng(5), LruArray(16, 4), Stacks(16, 4)
+    tags = rng.integers(0, 16, 20_000) + 16 * rng.geometric(0.8, 20_000)
+    missed = [n for n, tag in enumerate(tags.tolist()) if naive.refer(tag) == 4]
+    assert array.misses(len(tags), lambda part: tags[part]).tolist() == missed
+    assert 0 < len(missed) < len(tags) / 10
+
+
 def test_more_ways_than_a_byte_counts():
     tags = np.tile(np.arange(300), 2)
     assert LruArray(1, 512).feed(tags).tolist() == [512] * 300 + [299] * 300
