@@ -102,7 +102,7 @@ def _end(setting: Setting, actual: int) -> str:
 @kind("balloon.outcome")
 def outcome(draw: Draw, difficulty: int) -> Problem:
     """Where `actual` ends: at the target, where it was, or between."""
-    pinned = draw.choose((0, 512, 1024))
+    pinned = draw.choose((0, 512, 1280))
     left = draw.choose((2, 5))
     driver = difficulty == 1 or draw.chance(60)
     setting = Setting(left * _KIB, pinned=pinned, driver=driver)

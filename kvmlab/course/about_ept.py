@@ -189,13 +189,14 @@ def violations(draw: Draw, difficulty: int) -> Problem:
     host_page = "2M" if difficulty > 1 and draw.chance(40) else "4K"
     again = difficulty > 1 and draw.chance(50)
     exits = runs.touches("ept", NAIVE.name, pages, host_page, again=again)
+    before = "again" if again else "fresh" if host_page == "4K" else "near"
     return Problem(
         Number("exits"),
         len(exits),
         {
             "pages": pages,
             "host_page": host_page,
-            "before": Said("course.memory.again" if again else "course.memory.fresh"),
+            "before": Said(f"course.memory.{before}"),
         },
         {
             "each-page-exits": pages,

@@ -153,13 +153,13 @@ def check(question: Question, answer: object) -> Verdict:
         return Verdict("unclear", str(error))
     if understood == question.answer:
         return Verdict("right", say("course.right", answer=question.solution))
-    if line := slip(answer, question.form, question.answer):
-        return Verdict("unclear", line)
     shown = question.form.show(understood)
     for name, value in question.wrong.items():
         if value == understood:
             why = say(f"course.mistake.{name}")
             return Verdict("wrong", say("course.wrong.known", answer=shown, why=why), name)
+    if line := slip(answer, question.form, question.answer):
+        return Verdict("unclear", line)
     return Verdict("wrong", say("course.wrong.other", answer=shown))
 
 
