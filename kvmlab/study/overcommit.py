@@ -40,7 +40,7 @@ HOST_OWN = 512 // PAGE_MIB  # pages that the host's kernel and its daemons take 
 HOURS = 24
 
 ROUNDS = 20  # of a manager in an hour, at most; MOM alone would make 360
-IMAGE = 24  # pages that all guests have alike: kernel, libraries (study of ESX: see management)
+IMAGE = 24  # pages that all guests have alike, kernel and libraries: about a tenth, made up
 KSM_SCAN = 878  # pages in an hour: pages_to_scan 100 each sleep_millisecs 100, scaled
 SATA_MIB = 572  # MiB/s: 6 Gbit/s with 8b/10b is 600 MB/s, so a swap-in waits at least that long
 HOT = 0.6  # of what programs have, the part that they use in each hour; a tenth is random
