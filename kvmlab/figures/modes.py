@@ -4,7 +4,7 @@ Pure functions: `study.compare.Row` in; numbers, names and text out.  A bar's pa
 whoever owns what is read or who is entered: the guest G, or the hypervisor H.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -17,6 +17,8 @@ from kvmlab.text import say
 
 Party = Literal["guest", "host", "shadow", "quiet"]
 """Which colour: the guest's, the hypervisor's, its second shade for shadow tables, or grey."""
+
+MOST_BARS = 9
 
 OWNER: Mapping[str, Party] = MappingProxyType({"guest": "guest", "ept": "host", "shadow": "shadow"})
 """The colour of the tables that a reference reads."""
@@ -78,12 +80,17 @@ def references(rows: Sequence[Row]) -> Chart:
 
 
 def exits(rows: Sequence[Row]) -> Chart:
-    """VM exits: a bar for each design and reason that occurred, by what was done about them."""
+    """VM exits: a bar for each design and reason that occurred, by what was done about them.
+
+    Of many bars only the longest are shown; the table has them all.
+    """
     bars: list[str] = []
     counts: list[dict[str, int]] = []
-    for row in rows:
-        total = row.total
-        for reason in total.by_reason or [""]:
+    totals = [row.total for row in rows]
+    told = sorted((n for total in totals for n in total.by_reason.values()), reverse=True)
+    least = told[MOST_BARS] if len(told) > MOST_BARS else 0
+    for row, total in zip(rows, totals, strict=True):
+        for reason in [one for one, n in total.by_reason.items() if n > least] or [""]:
             bars.append(_exit_bar(row.mmu, reason))
             counts.append({deed: total.exits[reason, deed] for deed in DEEDS})
     series = [
@@ -107,8 +114,28 @@ def cycles(rows: Sequence[Row]) -> Chart:
         Series(say("modes.cycles.walks"), "quiet", [one.walks for one in costs]),
         Series(say("modes.cycles.exits"), "host", [one.total - one.walks for one in costs]),
     ]
-    title = say("modes.cycles.title", model=rows[0].prices.name)
-    return Chart(title, say("modes.cycles.axis"), [design(row.mmu) for row in rows], series)
+    return Chart(
+        say("modes.cycles.title"),
+        say("modes.cycles.axis"),
+        [design(row.mmu) for row in rows],
+        series,
+    )
+
+
+def memory(rows: Sequence[Row]) -> Chart:
+    """Bytes of page tables under each design when the program ended, by whose they are."""
+    series = [
+        Series(say(f"modes.table.{name}"), OWNER[name], [row.table_bytes[name] for row in rows])
+        for name in TABLES
+    ]
+    bars = [design(row.mmu) for row in rows]
+    return Chart(say("modes.memory.title"), say("modes.memory.axis"), bars, series)
+
+
+CHARTS: Mapping[str, Callable[[Sequence[Row]], Chart]] = MappingProxyType(
+    {"references": references, "exits": exits, "memory": memory, "cycles": cycles}
+)
+"""The charts of a comparison, by name."""
 
 
 def table(rows: Sequence[Row]) -> Table:

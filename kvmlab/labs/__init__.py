@@ -34,14 +34,19 @@ def walk(
     return WalkLab(machine, share, **chosen)
 
 
-def modes(trace: str = "sort", **options: Any) -> "ModesLab":  # noqa: ANN401  as `ModesLab` takes
+def modes(
+    trace: str = "sort",
+    share: str = "",
+    **chosen: Any,  # noqa: ANN401  values of the plan: ``records=20_000``
+) -> "ModesLab":
     """A recorded program under native paging, shadow paging, EPT and four more, side by side.
 
-    ``trace`` is a shipped name or the path of a trace; ``options`` are those of `ModesLab`.
+    ``trace`` is a shipped name or the path of a trace, ``share`` a share string; ``chosen`` are
+    values of the lab's plan (`ModesLab.BEGINNING`).
     """
     from kvmlab.labs.modes_lab import ModesLab
 
-    return ModesLab(trace, **options)
+    return ModesLab(trace, share, **chosen)
 
 
 def spaces(machine: "Machine | None" = None, share: str = "", **chosen: Any) -> "SpacesLab":  # noqa: ANN401  as `SpacesLab` takes

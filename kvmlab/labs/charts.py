@@ -31,60 +31,48 @@ body:is([data-jp-theme-light="false"], .theme-dark, .vscode-dark) .kvm-chart {
 .kvm-chart .bqplot .domain { display: none }
 </style>"""
 
-ROW, AROUND = 32, 72
-"""Pixels: the height of one bar with its gap, and of what is above and below all bars."""
+HEIGHT = 296  # pixels: room for ten bars, and for what is above and below them
 
-GAP, RIGHT = 6, 16
-"""Pixels: between a bar and its total, and at the right of all bars."""
-
-TICKS = 5
-ROOM = 260  # pixels: the least that bars and their totals have next to their names
-LETTER = 7  # pixels: a wide estimate for the 12 px labels at the left
+RIGHT = 32  # pixels at the right of all bars
+LEFT = 296  # pixels for the names of bars with their totals, at 12 px a letter
+LONGEST = 42  # letters of a name that have room there
 
 
 class Bars(widgets.VBox):
-    """A chart of horizontal stacked bars, each with its total at its end.
+    """A chart of horizontal stacked bars, each named with its total.
 
-    The marks are made once and updated in place.
+    The marks are made once and updated in place.  New numbers are one message, for the scales fit
+    themselves and the totals stand in the names.
     """
 
     def __init__(self, chart: Chart) -> None:
         """Draw ``chart``.  Raises ImportError where bqplot is not installed."""
         import bqplot
 
-        self._places = bqplot.OrdinalScale(reverse=True)  # 0, 1, ...: the first bar on top
-        self._counts = bqplot.LinearScale(min=0)
+        scales = {"x": bqplot.OrdinalScale(reverse=True), "y": bqplot.LinearScale(min=0)}
         self._bars = bqplot.Bars(
-            x=[0],
-            y=[[0]],
-            scales={"x": self._places, "y": self._counts},
-            type="stacked",
-            orientation="horizontal",
-            padding=0.35,
+            x=[""], y=[[0]], scales=scales, type="stacked", orientation="horizontal", padding=0.35
         )
-        self._totals = bqplot.Label(
-            x=[0],
-            y=[0],
-            text=[""],
-            scales={"x": self._counts, "y": self._places},
-            colors=["var(--kvm-ink)"],
-            default_size=12,
-            x_offset=GAP,
-            align="start",
-        )
-        self._names = bqplot.Axis(scale=self._places, side="left", grid_lines="none")
+        left = bqplot.Axis(scale=scales["x"], side="left", grid_lines="none")
         self._ruler = bqplot.Axis(
-            scale=self._counts, grid_lines="none", tick_format=",.0f", label_offset="32px"
+            scale=scales["y"],
+            grid_lines="none",
+            tick_format=".2~s",
+            num_ticks=4,
+            label_offset="32px",
         )
-        self._figure = bqplot.Figure(
-            marks=[self._bars, self._totals],
-            axes=[self._names, self._ruler],
+        figure = bqplot.Figure(
+            marks=[self._bars],
+            axes=[left, self._ruler],
             display_toolbar=False,
             padding_y=0,
-            layout=widgets.Layout(width="100%", min_width="300px", margin="0"),
+            fig_margin={"top": 8, "bottom": 56, "left": LEFT, "right": RIGHT},
+            layout=widgets.Layout(
+                width="100%", min_width="300px", height=f"{HEIGHT}px", margin="0"
+            ),
         )
         self._head = widgets.HTML()
-        super().__init__([self._head, self._figure], layout=widgets.Layout(width="100%"))
+        super().__init__([self._head, figure], layout=widgets.Layout(width="100%"))
         self.add_class("kvm-chart")
         self.show(chart)
 
@@ -92,28 +80,10 @@ class Bars(widgets.VBox):
         """Put the numbers of ``chart`` in place of the present ones."""
         self._head.value = head(chart)
         self._ruler.label = chart.axis
-        longest = max(chart.totals, default=0)
-        with self._ruler.hold_sync(), self._counts.hold_sync():
-            self._ruler.tick_values = ticks(longest)
-            self._counts.max = max(reach(longest), 1)
-        with self._figure.hold_sync():
-            self._figure.fig_margin = margins(chart)
-            self._figure.layout.height = f"{ROW * len(chart.bars) + AROUND}px"
-        places = list(range(len(chart.bars)))
-        if len(places) < len(self._totals.y):  # a total never stands where there is no bar
-            self._show_totals(chart, places)
         with self._bars.hold_sync():
-            self._bars.x = places
+            self._bars.x = names(chart)
             self._bars.y = [series.values for series in chart.series]
             self._bars.colors = [colour(series.party) for series in chart.series]
-        self._names.tick_labels = dict(zip(map(str, places), chart.bars, strict=True))
-        self._show_totals(chart, places)
-
-    def _show_totals(self, chart: Chart, places: list[int]) -> None:
-        with self._totals.hold_sync():
-            self._totals.x = chart.totals
-            self._totals.y = places
-            self._totals.text = [number(total) for total in chart.totals]
 
 
 class Lines(widgets.VBox):
@@ -155,9 +125,20 @@ class Lines(widgets.VBox):
 
 
 def head(chart: Chart) -> str:
-    """The title and the legend, as HTML."""
-    shown = [(series.name, series.party) for series in chart.series if any(series.values)]
-    return _head(chart.title, shown)
+    """The title and the legend, as HTML: the same whatever the numbers."""
+    return _head(chart.title, [(one.name, one.party) for one in chart.series])
+
+
+def names(chart: Chart) -> list[str]:
+    """What stands left of each bar: its name, cut where there is no room, and its total."""
+    told = []
+    for name, total in zip(chart.bars, chart.totals, strict=True):
+        room = LONGEST - len(number(total)) - 2
+        cut = name
+        while _letters(cut) > room:
+            cut = f"{cut.rstrip('…')[:-1]}…"
+        told.append(f"{cut}  {number(total)}")
+    return told
 
 
 def _head(title: str, legend: Sequence[tuple[str, Party]], caption: str = "") -> str:
@@ -175,37 +156,6 @@ def colour(party: str) -> str:
     return f"var(--kvm-{party})"
 
 
-def margins(chart: Chart) -> dict[str, int]:
-    """Pixels around the bars: on the left as much as the longest name needs."""
-    widest = max((_letters(name) for name in chart.bars), default=0)
-    return {"top": 8, "bottom": 56, "left": int(LETTER * widest) + 16, "right": RIGHT}
-
-
-def reach(longest: int) -> float:
-    """Where the axis ends: beyond the longest bar its total has room, even with least `ROOM`."""
-    share = (GAP + LETTER * len(number(longest))) / (ROOM - RIGHT)
-    return longest * max(1.2, 1 / (1 - share))
-
-
-def columns(charts: Sequence[Chart]) -> str:
-    """The CSS of a grid in which ``charts`` stand side by side as far as all of them have room."""
-    widest = max(margins(chart)["left"] for chart in charts)
-    return f"repeat(auto-fit, minmax(min(100%, {widest + ROOM}px), 1fr))"
-
-
 def _letters(name: str) -> int:
     """How many Latin letters would take as much room: a Chinese sign takes two."""
     return sum(2 if east_asian_width(sign) in "WF" else 1 for sign in name)
-
-
-def ticks(longest: int) -> list[int]:
-    """Whole numbers at 1, 2 or 5 times a power of ten, from 0 to ``longest``: at most six.
-
-    There are no more than the narrowest chart can write next to each other.
-    """
-    bar = (ROOM - RIGHT) * longest / max(reach(longest), 1)
-    most = min(TICKS, max(int(bar / (LETTER * (2 + len(number(longest))))), 2))
-    step = 1
-    while longest > step * most:
-        step = step * 5 // 2 if str(step)[0] == "2" else step * 2
-    return list(range(0, max(longest, 1) + 1, step))

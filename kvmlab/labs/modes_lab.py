@@ -1,93 +1,76 @@
 """One program under several designs: what shadow paging, EPT and others cost, side by side.
 
-The lab asks `study` for rows and `figures.modes` for what to show of them.  A run goes in slices
-between which the kernel serves the browser, so that progress moves and Stop works.
+The lab asks `study` for rows and `figures` for what to show of them.  A run goes in slices between
+which the kernel serves the browser, so that progress moves and Stop works.
 """
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from html import escape
-from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
 from kvmlab import workloads
+from kvmlab.base.errors import BadChoice
+from kvmlab.figures import crossing as crossing_figures
 from kvmlab.figures import modes as figures
 from kvmlab.figures.costs import model_names
-from kvmlab.kvm.policy import NAIVE, POLICIES, policy_named
-from kvmlab.labs.charts import Bars, columns
-from kvmlab.labs.guard import Notice, guarded
-from kvmlab.labs.markup import STYLE, table_html
-from kvmlab.labs.player import Player
-from kvmlab.labs.words import Words, language_control
-from kvmlab.machine import DESIGNS, MMUS
-from kvmlab.study.compare import Row, Study, study
-from kvmlab.study.costs import GRADED, MODELS, model_named
+from kvmlab.figures.curves import Curves
+from kvmlab.figures.scene import Scene, Table
+from kvmlab.figures.traps import most_exits, traps_scene
+from kvmlab.kvm.policy import POLICIES, policy_named
+from kvmlab.labs.charts import Bars, Lines
+from kvmlab.labs.guard import guarded
+from kvmlab.labs.lab import Lab
+from kvmlab.machine import DESIGNS
+from kvmlab.study.compare import Row
+from kvmlab.study.comparison import Comparison, Key, Slices, comparison_code, usual_plan
+from kvmlab.study.costs import MODELS, model_named
+from kvmlab.study.crossing import CALM
+from kvmlab.study.share import Plan
 from kvmlab.text import say, speaking
-from kvmlab.workloads.trace import Trace
 
 Job = Generator[None, None, None]
-State = tuple[str, int]  # a trace's name or path, and when its file last changed
 
 OWN = "own"  # the choice of a file of the learner's own
-SHADOWING = ("shadow", "l2-shadow")  # the designs that have a shadow policy
 AMOUNTS = (20_000, 100_000)
 ALL = 0  # the choice of all records; None would be no choice at all
+VCPUS = (1, 2, 4)
 BLINK = 0.1  # seconds between two movements of the progress bar
 
 
-class ModesLab(widgets.VBox):
+class ModesLab(Lab):
     """A comparison that a learner toggles: the trace, how much of it, and which designs.
 
     ``rows`` are the rows shown, at the prices of ``costs``.  Results are kept as long as the lab
-    lives, so a design that has run once is shown at once.  Bad input changes nothing but the
-    notice.
+    lives, so a design that has run once is shown at once.
     """
 
-    def __init__(
-        self,
-        trace: str = "sort",
-        records: int | None = AMOUNTS[1],
-        designs: Iterable[str] = MMUS,
-        policy: str = NAIVE.name,
-        costs: str = GRADED.name,
-    ) -> None:
+    NAME = "modes"
+    BEGINNING: ClassVar[Plan] = MappingProxyType(usual_plan())
+
+    def __init__(self, trace: str = "sort", share: str = "", **chosen: object) -> None:
         """Run ``trace``, a shipped name or a path, and show it; ``records`` None means all.
 
-        ``policy`` is the shadow MMU's (kvm/policy.py), ``costs`` a cost model (study/costs.py).
+        Raises what the trace's reader refuses, and as `Lab` does.
         """
         self.rows: list[Row] = []
-        self._results: dict[tuple[State, int, str, str], Row] = {}
-        self._loaded: tuple[State, Trace] | None = None
+        self._asked: list[Key] = []
+        self._source = ""  # the trace that the controls show
+        self._done = Comparison()
         self._job: Job | None = None
         self._task: asyncio.Task[None] | None = None
-        self._bars: list[Bars] = []
-        self._words, self.language = Words(), language_control("en")
-        self._make_trace(trace, records)
-        self._make_choices(set(designs), policy_named(policy).name, model_named(costs).name)
-        self._make_outputs()
-        self._words.speak()
-        super().__init__(
-            [
-                _line(self.trace, self.file, self.records, self.language),
-                _line(*self.designs.values()),
-                _line(self.policy, self.costs),
-                _line(self.progress, self.done, self.stop),
-                self.notice,
-                self.sentence,
-                self.charts,
-                self.table,
-                Player(),  # shows nothing, and keeps JupyterLab's shortcuts off the lists
-            ]
-        )
-        self.add_class("kvmlab-lab")
+        self._drawn: tuple[Bars, Lines] | None = None
+        if chosen.get("records", 1) is None:
+            chosen["records"] = ALL
+        if "designs" in chosen:
+            chosen["designs"] = list(chosen["designs"])  # type: ignore[call-overload]
+        super().__init__(share, trace=trace, **chosen)
         self.add_class("kvm-modes")
-        self._observe()
-        self._run()
-        self.finish()
 
     def __repr__(self) -> str:
         """What is shown: the same text each time."""
@@ -100,209 +83,233 @@ class ModesLab(widgets.VBox):
         for _ in self._job or ():
             pass
 
-    # -- making ---------------------------------------------------------------------------
+    # -- controls -------------------------------------------------------------------------
 
-    def _make_trace(self, trace: str, records: int | None) -> None:
-        own, words = trace not in workloads.SHIPPED, self._words
-        wide = {"description_width": "initial"}
-        self.trace = _dropdown((*reversed(workloads.SHIPPED), OWN), OWN if own else trace)
-        words.on(self.trace, "modes.control.trace")
-        words.options(self.trace, _trace_names)
-        self.file = widgets.Text(
-            value=trace if own else "",
-            continuous_update=False,
-            style=wide,
-            layout=widgets.Layout(width="360px", display=None if own else "none"),
-        )
-        words.on(self.file, "modes.control.file")
-        words.on(self.file, "modes.control.file.hint", "placeholder")
-        amounts = sorted({*AMOUNTS, records or AMOUNTS[0]})
-        self.records = _dropdown((*amounts, ALL), records or ALL)
-        words.on(self.records, "modes.control.records")
-        words.options(self.records, lambda: _amount_names(amounts))
-
-    def _make_choices(self, designs: set[str], policy: str, costs: str) -> None:
+    def _make_controls(self) -> list[widgets.Widget]:
         words = self._words
-        self.designs = {mmu: self._checkbox(mmu, chosen=mmu in designs) for mmu in DESIGNS}
-        self.policy = _dropdown([one.name for one in POLICIES], policy)
-        words.on(self.policy, "modes.control.policy")
-        words.options(self.policy, _policy_names)
-        self.costs = _dropdown([one.name for one in MODELS], costs)
-        words.on(self.costs, "modes.control.costs")
-        words.options(self.costs, model_names)
-
-    def _checkbox(self, mmu: str, *, chosen: bool) -> widgets.Checkbox:
-        layout = widgets.Layout(width="max-content", margin="2px 16px 2px 2px")
-        box = widgets.Checkbox(value=chosen, indent=False, layout=layout)
-        return self._words.on(box, f"design.{mmu}")
-
-    def _make_outputs(self) -> None:
-        self.progress = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="240px"))
-        self.done = widgets.HTML()
-        self.stop = self._words.on(widgets.Button(), "modes.control.stop")
-        self.notice = Notice()
-        self.sentence = widgets.HTML()
-        self.sentence.add_class("kvm-modes-sentence")
-        self.charts = widgets.GridBox(
-            layout=widgets.Layout(
-                grid_gap="16px",
-                width="100%",
-            )
+        self.trace = self._list("trace", (*reversed(workloads.SHIPPED), OWN), _trace_names)
+        self.file = widgets.Text(
+            continuous_update=False,
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="360px"),
         )
-        self.table = widgets.HTML()
+        words.on(
+            words.on(self.file, "modes.control.file"), "modes.control.file.hint", "placeholder"
+        )
+        self._amounts = list(AMOUNTS)
+        self.records = self._list("records", (*AMOUNTS, ALL), lambda: _amount_names(self._amounts))
+        self.policy = self._list("policy", [one.name for one in POLICIES], _policy_names)
+        self.costs = self._list("costs", [one.name for one in MODELS], model_names)
+        self.vcpus = self._list("vcpus", VCPUS)
+        self.chart = self._list("chart", tuple(figures.CHARTS), _chart_names)
+        self.calm = widgets.SelectionSlider(
+            options=CALM,
+            continuous_update=False,
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="480px", max_width="100%"),
+        )
+        words.on(self.calm, "modes.control.calm")
+        self.designs = {mmu: self._box(f"design.{mmu}") for mmu in DESIGNS}
+        self.kpti = self._box("modes.control.kpti")
+        for key in ("policy", "costs", "kpti", "vcpus", "chart", "calm", "records"):
+            self._bind(key, getattr(self, key))
+        self.file.add_class("kvmlab-for-file")
+        self.trace.observe(self._choose_trace, "value")
+        self.file.observe(lambda change: self._chosen("trace", change.new.strip()), "value")
+        for box in self.designs.values():
+            box.observe(lambda _: self._chosen("designs", self._boxes()), "value")
+        self.progress, self.stop = widgets.HTML(), words.on(widgets.Button(), "modes.control.stop")
+        self.stop.add_class("kvmlab-stop")
+        self.stop.on_click(self._stopped)
+        self.charts = widgets.VBox(layout=widgets.Layout(width="100%"))
+        return [
+            self._row(self.trace, self.file, self.records),
+            self._row(*self.designs.values()),
+            self._row(self.policy, self.costs),
+            self._row(self.kpti, self.vcpus, self.chart, self.calm),
+            self._row(self.progress, self.stop),
+        ]
 
-    def _observe(self) -> None:
-        controls = (self.trace, self.file, self.records, self.policy, *self.designs.values())
-        for control in controls:
-            control.observe(lambda _change: self._run(), names="value")
-        self.costs.observe(self._reprice, names="value")
-        self.language.observe(self._speak, names="value")
-        self.stop.on_click(lambda _button: self._stopped())
+    def _list(self, key: str, values: Sequence[object], named: Any = None) -> widgets.Dropdown:  # noqa: ANN401  a function of Words
+        control = widgets.Dropdown(
+            options=values,
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="max-content", max_width="calc(100% - 4px)"),
+        )
+        self._words.on(control, f"modes.control.{key}")
+        return self._words.options(control, named) if named else control
 
-    # -- running --------------------------------------------------------------------------
+    def _box(self, key: str) -> widgets.Checkbox:
+        layout = widgets.Layout(width="max-content", margin="2px 16px 2px 2px")
+        return self._words.on(widgets.Checkbox(indent=False, layout=layout), key)
 
-    def _run(self) -> None:
-        """Begin what the controls ask for, in place of what is running."""
+    def _boxes(self) -> list[str]:
+        return [mmu for mmu, box in self.designs.items() if box.value]
+
+    @guarded
+    def _choose_trace(self, change: Any) -> None:  # noqa: ANN401  as traitlets makes it
+        """Another trace; a file of one's own is first asked for in its field."""
         if self._words.busy:
             return
+        source = self.file.value.strip() if change.new == OWN else change.new
+        if source and source != self.plan["trace"]:
+            self.change(trace=source)
+        else:  # only the field of the file comes or goes
+            with speaking(self._language):
+                self._show(self.player.step)
+
+    def _follow(self) -> None:
+        plan: dict[str, Any] = self.plan
+        amounts = sorted({*self._amounts, plan["records"]} - {ALL})
+        others, self._amounts = self._amounts != amounts, amounts
+        with self._words.replacing():
+            if others:
+                self.records.options = _amount_names(amounts)
+            own = plan["trace"] not in workloads.SHIPPED
+            if plan["trace"] != self._source:  # else a path that was refused can be mended
+                self.trace.value = OWN if own else plan["trace"]
+                self._source = plan["trace"]
+            if own:
+                self.file.value = plan["trace"]
+            for mmu, box in self.designs.items():
+                box.value = mmu in plan["designs"]
+        super()._follow()
+
+    # -- from the plan to rows ----------------------------------------------------------------
+
+    def _checked(self, plan: Plan) -> dict[str, Any]:
+        """Values of the right kinds; the value of the slider is among those that were tried."""
+        checked: dict[str, Any] = super()._checked(plan)
+        policy_named(checked["policy"])
+        model_named(checked["costs"])
+        kinds = {"designs": DESIGNS, "tried": CALM}
+        for key, known in kinds.items():
+            if any(one not in known for one in checked[key]):
+                raise BadChoice(f"{key} are some of {', '.join(map(str, known))}")
+        for key, values in (("chart", tuple(figures.CHARTS)), ("vcpus", VCPUS), ("calm", CALM)):
+            if checked[key] not in values:
+                raise BadChoice(f"{key} is one of {', '.join(map(str, values))}")
+        if checked["records"] < 0:
+            raise BadChoice("the number of records is 1 or more, or 0 for all")
+        checked["designs"] = [mmu for mmu in DESIGNS if mmu in checked["designs"]]
+        checked["tried"] = sorted({*checked["tried"], checked["calm"]})
+        return checked
+
+    def _reach(self, plan: dict[str, Any]) -> None:
+        """Begin what ``plan`` asks for, in place of what is running; what has run is there."""
+        if not plan["trace"]:
+            raise BadChoice(say("modes.control.file.hint"))
+        asked, prices = self._done.asked(plan), model_named(plan["costs"])
+        self._shown_traps = self._done.traps(plan)
+        self._cycles = self._done.cycles(plan["tried"], prices)
+        self._prices = prices
+        if asked == self._asked:
+            self.rows = [replace(row, prices=prices) for row in self.rows]
+            return
         self._halt()
-        self.file.layout.display = None if self.trace.value == OWN else "none"
-        self._job = self._guarded()
-        next(self._job, None)  # what has run before is shown without delay
+        work = self._work(self._done.run(plan), asked)
+        next(work, None)  # what has run before is shown without delay
+        if asked == self._asked:
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # no browser to serve meanwhile
-            self.finish()
+            for _ in work:
+                pass
         else:
+            self._job = self._guarded(work)
             self._task = loop.create_task(_in_slices(self._job))
+
+    def _work(self, run: Slices, asked: list[Key]) -> Job:
+        """Run what has not run yet and show how far it is; then the rows are those asked for."""
+        moved = time.monotonic()
+        while True:
+            try:
+                mmu, done, total = next(run)
+            except StopIteration as end:
+                rows = end.value
+                break
+            if total > AMOUNTS[1] or time.monotonic() - moved > BLINK:
+                moved = time.monotonic()
+                self._show_progress(mmu, done, total)
+            yield
+        self.rows = [replace(row, prices=self._prices) for row in rows]
+        self._asked = asked
+
+    def _guarded(self, job: Job) -> Job:
+        """The rest of the work; what goes wrong becomes a message, and what was shown stays."""
+        try:
+            with self.notice.watching():
+                yield from job
+                with speaking(self._language):
+                    self._show(0)
+        finally:
+            self.progress.value = ""
 
     def _halt(self) -> None:
         if self._job:
             self._job.close()
+            self._job = None
 
-    def _stopped(self) -> None:
+    @guarded
+    def _stopped(self, _button: object = None) -> None:
         self._halt()
-        with self._spoken():
-            self.done.value = escape(say("modes.stopped"))
-        self.done.layout.display = None
-
-    def _guarded(self) -> Job:
-        """The work; what goes wrong in it becomes a message, and what was shown stays."""
-        try:
-            with self.notice.watching():
-                yield from self._work()
-        finally:
-            self._show_progress(None)
-
-    def _work(self) -> Job:
-        source = self.file.value.strip() if self.trace.value == OWN else self.trace.value
-        if not source:
-            return
-        state, trace = self._read(source)
-        records = self.records.value
-        part = trace.head(records) if records else trace
-        wanted = []
-        for mmu in [mmu for mmu, box in self.designs.items() if box.value]:
-            options = {"policy": self.policy.value} if mmu in SHADOWING else {}
-            key = state, len(part), mmu, options.get("policy", "")
-            if key not in self._results:
-                self._results[key] = yield from self._watched(mmu, study(part, mmu, **options))
-            wanted.append(key)
-        self._show([self._results[key] for key in wanted])
-
-    def _read(self, source: str) -> tuple[State, Trace]:
-        """The trace, read again only if its file has changed."""
-        own = self.trace.value == OWN
-        changed = Path(source).stat().st_mtime_ns if own and Path(source).is_file() else 0
-        if not self._loaded or self._loaded[0] != (source, changed):
-            trace = workloads.trace_named(source) if own else workloads.shipped(source)
-            self._loaded = (source, changed), trace
-        return self._loaded
-
-    def _watched(self, mmu: str, run: Study) -> Generator[None, None, Row]:
-        """Run one design to its end, in slices, and show how far it is."""
-        moved = time.monotonic()
-        while True:
-            try:
-                done, total = next(run)
-            except StopIteration as end:
-                return end.value
-            if not done or time.monotonic() - moved > BLINK:
-                moved = time.monotonic()
-                self._show_progress(done / total, mmu, done, total)
-            yield
+        with speaking(self._language):
+            self.progress.value = escape(say("modes.stopped"))
 
     # -- showing --------------------------------------------------------------------------
 
-    @guarded
-    def _speak(self, _change: object = None) -> None:
-        """Say everything in the language chosen; nothing is run again."""
-        self.notice.language = self.language.value
-        with self._spoken():
-            self._words.speak()
-            self._tell(self.rows)
+    def _views(self) -> list[widgets.Widget]:
+        return [self.charts, self.player]
 
-    def _spoken(self) -> AbstractContextManager[None]:
-        return speaking(self.language.value)
+    def _scene(self) -> Scene:
+        names = [figures.design(row.mmu) for row in self.rows]
+        first = most_exits(names, [row.total.all_exits for row in self.rows])
+        scene = traps_scene(self._shown_traps, figures.sentence(self.rows), first)
+        scene.without = [] if self.trace.value == OWN else ["file"]
+        return scene
 
-    @guarded
-    def _reprice(self, _change: object = None) -> None:
-        """The same counts at other prices; nothing is run again."""
-        if not self._words.busy:
-            self._show(self.rows)
+    def _facts(self) -> list[str]:
+        plan: dict[str, Any] = self.plan
+        found = crossing_figures.found(self._cycles, plan["tried"], plan["calm"])
+        return [figures.sentence(self.rows), *found]
 
-    def _show(self, rows: list[Row]) -> None:
-        prices = model_named(self.costs.value)
-        self.rows = [replace(row, prices=prices) for row in rows]
-        with self._spoken():
-            self._tell(self.rows)
+    def _tables(self) -> list[Table]:
+        return [*([figures.table(self.rows)] if self.rows else []), self._curves().table()]
 
-    def _tell(self, rows: list[Row]) -> None:
-        self.sentence.value = f'<p role="status">{escape(figures.sentence(rows))}</p>'
-        self.table.value = STYLE + (table_html(figures.table(rows)) if rows else "")
-        self.charts.layout.display = None if rows else "none"
-        if rows:
-            self._show_charts([figures.references(rows), figures.exits(rows), figures.cycles(rows)])
+    def _curves(self) -> Curves:
+        plan: dict[str, Any] = self.plan
+        return crossing_figures.curves(self._cycles, plan["tried"])
 
-    def _show_charts(self, charts: list[figures.Chart]) -> None:
-        self.charts.layout.grid_template_columns = columns(charts)
-        if self._bars:
-            for bars, chart in zip(self._bars, charts, strict=True):
-                bars.show(chart)
+    def _draw_charts(self) -> None:
+        bars = figures.CHARTS[str(self.plan["chart"])](self.rows)
+        curves = self._curves()
+        if self._drawn:
+            self._drawn[0].show(bars)
+            self._drawn[1].show(curves)
             return
         try:
-            self._bars = [Bars(chart) for chart in charts]
+            self._drawn = Bars(bars), Lines(curves)
         except ImportError:
             self.charts.children = [widgets.HTML(escape(say("modes.nochart")))]
         else:
-            self.charts.children = self._bars
+            self.charts.children = self._drawn
 
-    def _show_progress(
-        self, share: float | None, mmu: str = "", done: int = 0, total: int = 0
-    ) -> None:
-        for one in (self.progress, self.done, self.stop):
-            one.layout.display = "none" if share is None else None
-        self.progress.value = share or 0.0
-        if share is not None:
-            numbers = {"done": figures.number(done), "total": figures.number(total)}
-            with self._spoken():
-                words = say("modes.progress", design=figures.design(mmu), **numbers)
-            self.done.value = escape(words)
+    def _show_progress(self, mmu: str, done: int, total: int) -> None:
+        numbers = {"done": figures.number(done), "total": figures.number(total)}
+        with speaking(self._language):
+            words = escape(say("modes.progress", design=figures.design(mmu), **numbers))
+        bar = f'<progress max="{total}" value="{done}" aria-label="{words}"></progress>'
+        self.progress.value = f"{bar} {words}"
+
+    def _code(self, plan: dict[str, Any]) -> str:
+        return comparison_code(plan)
 
 
 async def _in_slices(job: Job) -> None:
     """Do ``job``, giving the browser its turn between two slices."""
     for _ in job:
         await asyncio.sleep(0)
-
-
-def _dropdown(options: Sequence[object], value: object) -> widgets.Dropdown:
-    return widgets.Dropdown(
-        options=options,
-        value=value,
-        style={"description_width": "initial"},
-        layout=widgets.Layout(width="max-content", max_width="calc(100% - 4px)"),
-    )
 
 
 def _trace_names() -> list[tuple[str, str]]:
@@ -319,7 +326,5 @@ def _policy_names() -> list[tuple[str, str]]:
     return [(say(f"modes.policy.option.{one.name}"), one.name) for one in POLICIES]
 
 
-def _line(*controls: widgets.Widget) -> widgets.Box:
-    """Controls side by side, on as many lines as the width asks for."""
-    layout = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 16px")
-    return widgets.Box(controls, layout=layout)
+def _chart_names() -> list[tuple[str, str]]:
+    return [(say(f"modes.chart.{name}"), name) for name in figures.CHARTS]

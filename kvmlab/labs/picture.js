@@ -156,8 +156,9 @@ function mend(lab, player) {
     figure.setAttribute("aria-hidden", "true");
   }
   for (const handle of lab.querySelectorAll(".noUi-handle")) {
-    const words = handle.closest(".jupyter-widgets")?.querySelector(".widget-label");
-    if (words?.textContent) handle.setAttribute("aria-label", words.textContent);
+    let around = handle;
+    while (around !== lab && !around.querySelector(".widget-label")) around = around.parentElement;
+    handle.setAttribute("aria-label", around.querySelector(".widget-label").textContent);
   }
   for (const bar of lab.querySelectorAll(".widget-hprogress .progress:not([role])")) {
     bar.setAttribute("role", "progressbar");

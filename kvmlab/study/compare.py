@@ -48,6 +48,8 @@ class Options(TypedDict, total=False):
     guest_page: str | int
     host_page: str | int
     policy: str
+    kpti: bool
+    vcpus: int
     geometry: Geometry
 
 
