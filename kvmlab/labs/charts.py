@@ -33,7 +33,7 @@ body:is([data-jp-theme-light="false"], .theme-dark, .vscode-dark) .kvm-chart {
 
 HEIGHT = 296  # pixels: room for ten bars, and for what is above and below them
 
-RIGHT = 32  # pixels at the right of all bars
+RIGHT = 48  # pixels at the right of all bars
 LEFT = 296  # pixels for the names of bars with their totals, at 12 px a letter
 LONGEST = 42  # letters of a name that have room there
 
@@ -58,7 +58,6 @@ class Bars(widgets.VBox):
             scale=scales["y"],
             grid_lines="none",
             tick_format=".2~s",
-            num_ticks=4,
             label_offset="32px",
         )
         figure = bqplot.Figure(

@@ -106,7 +106,7 @@ class ModesLab(Lab):
             options=CALM,
             continuous_update=False,
             style={"description_width": "initial"},
-            layout=widgets.Layout(width="480px", max_width="100%"),
+            layout=widgets.Layout(flex="0 0 480px", max_width="100%"),
         )
         words.on(self.calm, "modes.control.calm")
         self.designs = {mmu: self._box(f"design.{mmu}") for mmu in DESIGNS}
