@@ -183,3 +183,13 @@ def test_case_22_only_free_memory_goes_where_there_is_enough_of_it():
     assert 45_056 // 32 <= reserve < 3 * 1024
     assert lost == pytest.approx(1024 + reserve, abs=256)  # R, the reserve, tables
     assert (reclaimer.stat["pswpout"], after["AnonPages"]) == (0, 8 * 1024)
+
+
+def test_a_driver_whose_guest_is_short_of_memory_gets_its_buffers_from_the_cache():
+    made, reclaimer = guest()
+    for page in range(2048):
+        reclaimer.cache.write(1, page, page.to_bytes(4096, "little"))
+    buddy, marks = reclaimer.memory.buddy, reclaimer.memory.zone.marks
+    buddy.alloc_frames(buddy.free_frames - marks.min // 2)  # below what an allocation may leave
+    made.balloon_driver._bus.buffer(4096)
+    assert reclaimer.stat["pgsteal_direct"] > 0

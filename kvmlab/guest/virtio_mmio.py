@@ -117,9 +117,11 @@ class VirtioMmioDriver:
 
     def _alloc(self, length: int) -> int:
         order = (-(-length // PAGE_SIZE) - 1).bit_length()
-        gpa = self._kernel.frames.take_block(order)
-        if gpa is None:
-            raise OutOfMemory(f"no {PAGE_SIZE << order:#x} bytes are left for a virtio ring")
+        try:
+            gpa = self._kernel.frames.alloc(order)  # GFP_KERNEL: reclaim makes room for it
+        except OutOfMemory as error:
+            size = PAGE_SIZE << order
+            raise OutOfMemory(f"no {size:#x} bytes are left for a virtio ring") from error
         self._blocks.append((gpa, order))
         return gpa
 
