@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from kvmlab.labs.guard import guarded
 from kvmlab.labs.lab import Lab
+from kvmlab.text import speaking
 
 LAST = 1_000_000  # a step beyond any scene: its last
 
@@ -37,7 +38,8 @@ class SteppedLab(Lab):
         if getattr(change, "name", "") == "answer" and "step" in self.player.answer:
             self._settled.add(int(self.player.answer["step"]))
         self._retell(change)
-        self._draw_charts()
+        with speaking(self._language):
+            self._draw_charts()
 
     @property
     def at(self) -> int:

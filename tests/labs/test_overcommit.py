@@ -129,6 +129,14 @@ def test_another_language_runs_no_day_again(lab):
     assert "Nova 放置了 16 台中的 11 台" in lab.desk.value
 
 
+def test_the_chart_speaks_the_language_chosen_at_every_step(lab):
+    lab.language.value = "zh"
+    for step in (3, 20):
+        lab.player.step = step
+        assert "一天中的内存" in lab._chart._head.value
+        assert lab._chart._across.label.startswith("一天中的时刻")
+
+
 def test_a_change_sends_few_messages(lab):
     sent = heard(lab)
     for act in (
