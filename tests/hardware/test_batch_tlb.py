@@ -79,10 +79,11 @@ def test_one_pass_tells_the_hits_of_every_smaller_associativity():
 def test_misses_alone_where_most_references_hit():
     """Far down the stack a few hits are passed over; they are no misses all the same."""
     rng, array, naive = np.random.default_rng(5), LruArray(16, 4), Stacks(16, 4)
-    tags = rng.integers(0, 16, 20_000) + 16 * rng.geometric(0.8, 20_000)
+    rare = np.where(rng.random(20_000) < 0.85, 1, rng.integers(2, 1000, 20_000))
+    tags = rng.integers(0, 16, 20_000) + 16 * rare
     missed = [n for n, tag in enumerate(tags.tolist()) if naive.refer(tag) == 4]
     assert array.misses(len(tags), lambda part: tags[part]).tolist() == missed
-    assert 0 < len(missed) < len(tags) / 10
+    assert 0 < len(missed) < len(tags) / 4
 
 
 def test_more_ways_than_a_byte_counts():
