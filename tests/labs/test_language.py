@@ -56,9 +56,7 @@ def test_every_word_on_the_controls_changes_and_no_value_does(lab):
 
 def test_back_in_english_everything_is_as_it_was(lab):
     def seen():
-        sentences = lab.desk if hasattr(lab, "desk") else lab.sentence
-        scene = lab.player.scene if hasattr(lab, "player") else lab.table.value
-        return sentences.value, scene, [one.description for one in controls(lab)]
+        return lab.desk.value, lab.player.scene, [one.description for one in controls(lab)]
 
     before = seen()
     lab.language.value = "zh"
@@ -81,12 +79,12 @@ def test_the_walk_stays_at_its_step_and_is_not_walked_again(monkeypatch):
 def test_the_comparison_is_not_run_again(monkeypatch):
     lab = labs.modes(records=2000)
     rows = lab.rows
-    monkeypatch.setattr("kvmlab.labs.modes_lab.study", None)  # a call would fail
+    monkeypatch.setattr("kvmlab.study.comparison.study", None)  # a call would fail
     lab.language.value = "zh"
-    assert lab.rows is rows
-    assert has_han(lab.sentence.value)
-    assert has_han(lab.table.value)
-    assert lab.notice.value == ""
+    assert lab.rows == rows
+    assert has_han(lab.desk.value)
+    assert has_han(lab.player.sentence)
+    assert "alert" not in lab.notice.value
 
 
 def test_two_labs_may_speak_two_languages():
