@@ -86,8 +86,9 @@ class AddressSpace:
 
         Nothing is backed yet; pages above 4 KiB are reserved in their pool.  The area starts at
         a multiple of its page size, so guest-physical and host-virtual addresses are congruent,
-        or at ``at`` (MAP_FIXED_NOREPLACE).  Raises `BadSize`, `Overlap`, or `OutOfMemory` if the
-        pool has too few pages, or small ones could never be had (`Parts.check_commit`).
+        or at ``at`` (MAP_FIXED_NOREPLACE).  Raises `BadSize`, `BadAddress`, `Overlap`, or
+        `OutOfMemory` if the pool has too few pages, or small ones could never be had
+        (`Parts.check_commit`).
         """
         self.check_alive()
         pool = self._parts.pool(shift)

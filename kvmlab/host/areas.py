@@ -36,12 +36,15 @@ class Areas:
     def add(self, size: int, shift: int, pool: HugetlbPool | None, at: int | None) -> Area:
         """An area of ``size`` bytes, at a multiple of its page size.
 
-        Raises `BadSize`, or `Overlap` for ground already taken when ``at`` is given.
+        With ``at`` there, or raises `BadAddress` if that is no such multiple, and `Overlap` for
+        ground already taken.  Raises `BadSize`.
         """
         page = 1 << shift
         if size <= 0 or size % page:
             raise BadSize(f"{size_text(size)} is no multiple of the host page {size_text(page)}")
         start = -(-self._next // page) * page if at is None else at
+        if start % page:
+            raise BadAddress(f"mapping at {start:#x} is not aligned to {size_text(page)}")
         for other in self._areas:
             if start < other.end and other.start < start + size:
                 raise Overlap(

@@ -61,7 +61,8 @@ class Machine:
 
     Sizes are bytes or texts such as ``64M``.  ``guest_levels`` is 2 (32-bit), 3 (PAE), 4 or 5,
     ``host_levels`` (of EPT) 4 or 5; ``host_page`` backs the guest's memory, ``guest_page`` is
-    the page size that those who use the machine are to map; ``policy`` is how the shadow MMU
+    the page size that those who use the machine are to map; ``hva`` is where QEMU puts that memory,
+    if not where mmap() does; ``policy`` is how the shadow MMU
     keeps its tables true (kvm/policy.py), which the other designs have no need of; ``kpti`` and
     ``pcid`` are what the guest's kernel does about CR3 (guest/contexts.py).
     ``vcpus`` logical CPUs share the memory; in a VM each has a VMCS, and all have the same tables.
@@ -82,6 +83,7 @@ class Machine:
         host_levels: int = 4,
         guest_page: int | str = "4K",
         host_page: int | str = "4K",
+        hva: int | None = None,
         policy: str = NAIVE.name,
         kpti: bool = False,
         pcid: bool = False,
@@ -106,7 +108,7 @@ class Machine:
         self.clock = MortalClock(server.clock, self._alive) if server else Clock()
         self.balloon: Balloon | None = None  # the device; its driver is the guest's
         self.balloon_driver: BalloonDriver | None = None
-        self.guest_page = parse_size(guest_page)
+        self.guest_page, self._hva = parse_size(guest_page), hva
         self._shadow_policy = policy_named(policy)
         size = guest_size if mmu == "native" else host_size
         self.ram = server.ram if server else Ram(size)
@@ -143,7 +145,7 @@ class Machine:
             return
         if not self._server:  # there the pools are the administrator's affair
             reserve_huge(self.host, size, host_shift)
-        self.qemu = Qemu(self.host, size, host_shift, self.clock, self.tap)
+        self.qemu = Qemu(self.host, size, host_shift, self.clock, self.tap, hva=self._hva)
         self.qemu.load_firmware(fmt)
         vm, boot = self.qemu.vm, boot_controls(fmt)
 

@@ -52,13 +52,22 @@ def _refused(page_shift: int) -> str:
 class Qemu:
     """One VMM process: a RAM block, its memslots, and firmware in the guest's memory."""
 
-    def __init__(self, host: Host, size: int, page_shift: int, clock: Clock, tap: Tap) -> None:
+    def __init__(
+        self,
+        host: Host,
+        size: int,
+        page_shift: int,
+        clock: Clock,
+        tap: Tap,
+        *,
+        hva: int | None = None,
+    ) -> None:
         self.process, self._clock, self._tap = host.process(), clock, tap
         self.vm = Vm(host, self.process, tap)
         self.memory = memory_map(size)
         self.monitor = Monitor(self.vm, clock, tap)
         try:
-            hva = self._map_memory(size, page_shift)
+            hva = self._map_memory(size, page_shift, hva)
             for number, (gpa, length) in enumerate(self.memory):
                 self.vm.set_region(number, gpa, length, hva)
                 hva += length
@@ -85,9 +94,9 @@ class Qemu:
                 )
         self.vm.mmio.attach(gpa, size, device)
 
-    def _map_memory(self, size: int, page_shift: int) -> int:
+    def _map_memory(self, size: int, page_shift: int, hva: int | None) -> int:
         try:
-            return self.process.mmap(size, page_shift)
+            return self.process.mmap(size, page_shift, at=hva)
         except OutOfMemory as error:
             self.process.exit()
             raise OutOfMemory(_refused(page_shift)) from error

@@ -1,0 +1,75 @@
+"""A store in memory that answers requests, as Redis does: random places, a few for each request.
+
+A request follows pointers: a bucket of the hash table, its entry, the key, the value.  What that
+costs is counted by the engine and priced by `study.costs`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmlab.base.addresses import PAGE_SIZE
+from kvmlab.hardware.records import Kind
+from kvmlab.machine import Machine
+from kvmlab.study.batches import Batches
+from kvmlab.study.costs import GRADED
+from kvmlab.study.counters import Counters, Tally
+
+REQUESTS, HOPS = 100, 4
+ACCESSES = REQUESTS * HOPS
+_LINE = 64
+_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What `REQUESTS` requests came to, in cycles for each but for ``tally``."""
+
+    tally: Tally
+    data: int
+    guest: int  # entries of the guest's tables
+    ept: int
+    cached: int  # hits of the caches that shorten walks
+    exits: int
+
+    @property
+    def misses(self) -> int:
+        """Accesses that no TLB knew."""
+        return self.tally.lookups["miss"]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles for one request."""
+        return self.data + self.guest + self.ept + self.cached + self.exits
+
+
+def serve(machine: Machine, pages: NDArray[np.int64], shift: int) -> Served:
+    """Requests to the 4 KiB pages that begin at ``pages`` (GVAs), mapped by 1 << ``shift``.
+
+    As many as are counted come first, to warm up.
+    """
+    dice = np.random.default_rng(_SEED)
+    lines = dice.integers(0, PAGE_SIZE // _LINE, 2 * ACCESSES) * _LINE
+    places = (pages[dice.integers(0, len(pages), 2 * ACCESSES)] + lines).astype(np.uint64)
+    kinds = np.full(2 * ACCESSES, int(Kind.READ), np.uint8)
+    Batches(machine.cpu, kinds, places, shift).run(0, ACCESSES)
+    counters, tap = Counters(), machine.cpu.tap
+    machine.cpu.tap = counters
+    try:
+        Batches(machine.cpu, kinds, places, shift).run(ACCESSES, 2 * ACCESSES)
+    finally:
+        machine.cpu.tap = tap
+    return _priced(counters.program)
+
+
+def _priced(tally: Tally) -> Served:
+    cycles = GRADED.cycles(tally)
+    return Served(
+        tally,
+        HOPS * GRADED.rows["access"].cycles,
+        cycles.references.get("guest", 0) // REQUESTS,
+        cycles.references.get("ept", 0) // REQUESTS,
+        cycles.cached // REQUESTS,
+        sum(cycles.exits.values()) // REQUESTS,
+    )
