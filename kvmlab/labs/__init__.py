@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvmlab.labs.ask_lab import Ask
     from kvmlab.labs.balloon_lab import BalloonLab
+    from kvmlab.labs.hugepages_lab import HugePagesLab
     from kvmlab.labs.modes_lab import ModesLab
     from kvmlab.labs.overcommit_lab import OvercommitLab
     from kvmlab.labs.spaces_lab import SpacesLab
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
 
-__all__ = ["ask", "balloon", "modes", "overcommit", "spaces", "tables", "walk"]
+__all__ = ["ask", "balloon", "hugepages", "modes", "overcommit", "spaces", "tables", "walk"]
 
 
 def walk(
@@ -98,3 +99,13 @@ def ask(kind: str, seed: int = 7, difficulty: int = 1, *, progress: str | None =
     from kvmlab.labs.ask_lab import Ask
 
     return Ask(kind, seed, difficulty, progress=progress)
+
+
+def hugepages(share: str = "", **chosen: Any) -> "HugePagesLab":  # noqa: ANN401  as its plan takes
+    """4K, THP and hugetlbfs in guest and host: what maps what, what splits it, what it costs.
+
+    ``chosen`` are keys of `HugePagesLab.BEGINNING`, ``share`` a share string.  Raises `BadChoice`.
+    """
+    from kvmlab.labs.hugepages_lab import HugePagesLab
+
+    return HugePagesLab(share, **chosen)
