@@ -24,6 +24,7 @@ COLUMNS = ("step", "touched", "rss", "hugetlb", "thp", "host_free", "leaf", "ref
 HOST = (("e", 384, 104), ("h", 492, 128), ("f", 624, 96))
 """EPT, QEMU's page table, host frames: key, left edge, width."""
 
+_LARGE_ORDER = 9
 WIDTH, HEIGHT = 720, 436
 TOP, ROW, GUEST_ROW, LEFT = 96, 26, 65, 276
 BUDDY_TOP = 392
@@ -110,6 +111,9 @@ def _lit(moment: Moment, before: Moment) -> dict[str, Role]:
         for at, leaves in enumerate(rows)
         if leaves.huge
     }
+    large = range(_LARGE_ORDER, ORDERS)
+    found: Role = "used" if any(moment.blocks[_LARGE_ORDER:]) else "fault"
+    lit |= {f"o.{order}": found for order in large if moment.blocks[order] or found == "fault"}
     now, was = _texts(moment), _texts(before)
     lit |= {
         _element(key): "now"
