@@ -24,6 +24,7 @@ COLUMNS = ("step", "touched", "rss", "hugetlb", "thp", "host_free", "leaf", "ref
 HOST = (("e", 384, 104), ("h", 492, 128), ("f", 624, 96))
 """EPT, QEMU's page table, host frames: key, left edge, width."""
 
+UNKNOWN = "?"
 _LARGE_ORDER = 9
 WIDTH, HEIGHT = 720, 436
 TOP, ROW, GUEST_ROW, LEFT = 96, 26, 65, 276
@@ -49,6 +50,7 @@ def hugepages_scene(
         steps.append(_step(first, now, first, result_sentence(first, now, deed), after))
         shown.append(1)
         if look:
+            _veil(steps[-1], first, now)
             row = changed_row(first, now)
             reason = say(f"huge.look.{why(now, row, beginning)}", gpa=row_gpa(now, row))
             steps.append(_step(first, now, now, reason, look))
@@ -100,6 +102,14 @@ def _step(
     number_of = str(moment.references) if moment.references else "–"
     row = [sentence, *cells, leaf_text(moment.ept[moment.at]), number_of]
     return SceneStep(sentence, _lit(moment, before), _changed(moment, first), [row], None, ask)
+
+
+def _veil(step: SceneStep, before: Moment, now: Moment) -> None:
+    """EPT is looked at in the next step: until then nothing says what became of it."""
+    for at, (was, is_now) in enumerate(zip(before.ept, now.ept, strict=True)):
+        step.lit.pop(f"e.{at}", None)
+        step.texts[f"e.{at}"] = leaf_text(was) if was == is_now else UNKNOWN
+    step.rows[0][COLUMNS.index("leaf")] = UNKNOWN
 
 
 def _lit(moment: Moment, before: Moment) -> dict[str, Role]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kvmlab.figures.balloon import kib
-from kvmlab.figures.hugepages import NUMBERS, leaf_text
+from kvmlab.figures.hugepages import NUMBERS, UNKNOWN, leaf_text
 from kvmlab.figures.hugepages_asks import leaf_name, why
 from kvmlab.figures.modes import Chart, Series, number
 from kvmlab.figures.scene import Table
@@ -23,8 +23,8 @@ PARTS = (
 )
 
 
-def summary(moment: Moment) -> str:
-    """What is used, what it costs the host, and what maps it, in one sentence."""
+def summary(moment: Moment, *, looked: bool = True) -> str:
+    """What is used, what it costs the host, and what maps it; not EPT before that is looked at."""
     at = moment.at
     return say(
         "huge.summary",
@@ -32,7 +32,7 @@ def summary(moment: Moment) -> str:
         rss=kib(moment.rss),
         hugetlb=kib(moment.hugetlb),
         guest=leaf_text(moment.guest[0]),
-        ept=leaf_text(moment.ept[at]),
+        ept=leaf_text(moment.ept[at]) if looked else UNKNOWN,
         host=leaf_text(moment.host[at]),
     )
 

@@ -18,8 +18,8 @@ from kvmlab.figures.hugepages_words import (
 )
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import Bars
-from kvmlab.labs.guard import guarded
-from kvmlab.labs.lab import Lab
+from kvmlab.labs.controls import choice
+from kvmlab.labs.stepped import SteppedLab
 from kvmlab.study.hugepages import VERBS, HugePages, compared
 from kvmlab.study.hugepages_beginning import CHOICES, Beginning, usual_plan
 from kvmlab.study.hugepages_moments import Moment
@@ -27,12 +27,11 @@ from kvmlab.study.hugepages_served import Served
 from kvmlab.study.story import Story
 from kvmlab.text import say
 
+LOOK = 2  # the step at which EPT is looked at, if it is
 WAIT = 10  # seconds: khugepaged wakes so often
-LAST = 1_000_000  # a step beyond any scene: its last
-WIDE = MappingProxyType({"description_width": "initial"})
 
 
-class HugePagesLab(Lab):
+class HugePagesLab(SteppedLab):
     """A guest of 20 MiB (of 3 GiB with pages of 1G), its pages, and those of its host.
 
     The desk follows the player: no number stands there that is still asked for.  Scripts read
@@ -46,18 +45,18 @@ class HugePagesLab(Lab):
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
         self._story = Story(lambda plan: HugePages(Beginning.of(plan)), VERBS)
-        self._settled: set[int] = set()
-        self._showing = False
         self._chart: Bars | None = None
         self._charted: object = None
-        self.charts = ipywidgets.VBox([ipywidgets.HTML()])
+        self._empty = ipywidgets.HTML()
+        self._empty.add_class("kvm-modes")
+        self.charts = ipywidgets.VBox()
         self.desk.add_class("kvm-modes")
         setting = [self._choice(name) for name in CHOICES]
         self.buttons = {
             verb: self._button(f"lab.huge.do.{verb}", self._doer(verb, *([WAIT] * len(one.takes))))
             for verb, one in VERBS.items()
         }
-        self.player.observe(self._stepped, names=["step", "answer"])
+        self._follow_steps()
         return [self._row(*setting), self._row(*self.buttons.values())]
 
     def _choice(self, name: str) -> ipywidgets.Widget:
@@ -66,14 +65,8 @@ class HugePagesLab(Lab):
         if isinstance(CHOICES[name][0], bool):
             control = self._toggle(f"lab.huge.{name}")
         else:
-            control = ipywidgets.Dropdown(
-                options=[(str(value), value) for value in CHOICES[name]],
-                value=getattr(Beginning(), name),
-                style=dict(WIDE),
-                layout=ipywidgets.Layout(width="max-content"),
-            )
-            self._words.on(control, f"lab.huge.{name}")
-            self._words.options(control, lambda: _options(name))
+            key = f"lab.huge.{name}"
+            control = choice(self._words, key, CHOICES[name], lambda: _options(name))
         setattr(self, name, control)
         return self._bind(name, control)
 
@@ -87,42 +80,27 @@ class HugePagesLab(Lab):
 
     def _scene(self) -> Scene:
         did = self.experiment
-        self._telling = hugepages_scene(did.moments, did.deed, did.beginning)
-        return self._telling.scene
-
-    def _show(self, step: int) -> None:
-        """With questions from the first step on; without, what came of it is there at once."""
-        self._settled = set()
-        self._showing = True
-        try:
-            super()._show(step if self.predict.value else LAST)
-        finally:
-            self._showing = False
-
-    @guarded
-    def _stepped(self, change: object) -> None:
-        """The learner went to another step, or answered: the numbers follow."""
-        if self._showing:
-            return
-        if getattr(change, "name", "") == "answer" and "step" in self.player.answer:
-            self._settled.add(int(self.player.answer["step"]))
-        self._retell(change)
-        self._draw_charts()
-
-    @property
-    def hidden(self) -> bool:
-        """Whether a question is open on the step shown."""
-        step = self.player.step
-        return self.player.scene["steps"][step]["ask"] is not None and step not in self._settled
+        telling = hugepages_scene(did.moments, did.deed, did.beginning)
+        self._shown = telling.shown
+        return telling.scene
 
     @property
     def moment(self) -> Moment:
-        """What is shown: nothing behind an open question, and nothing of a deed before it."""
-        first_shown = self._telling.shown[self.player.step]
-        return self.experiment.moments[0 if self.hidden else first_shown]
+        """What is shown: nothing of a deed before its step, or behind an open question."""
+        return self.experiment.moments[self.at]
 
     def _facts(self) -> list[str]:
+        if not self._looked:
+            return [summary(self.moment, looked=False)]
         return [summary(self.moment), *diagnoses(self.moment, self.experiment.beginning)]
+
+    @property
+    def _looked(self) -> bool:
+        """Whether nothing of EPT is still asked for, or kept for the step that looks at it."""
+        if not self.at or len(self._shown) <= LOOK:
+            return True
+        asked = self.player.scene["steps"][LOOK]["ask"] is not None
+        return self.player.step == LOOK and (not asked or LOOK in self._settled)
 
     def _tables(self) -> list[Table]:
         first, now = self.experiment.moments[0], self.moment
@@ -135,8 +113,7 @@ class HugePagesLab(Lab):
     def _rows(self) -> list[Served]:
         """What requests cost with the usual pairs, and last, as served so far, with mine."""
         did = self.experiment
-        seen = did.history[: len(did.history) - 1]
-        seen = [*seen, self.moment] if self.moment is did.history[-1] else seen
+        seen = did.history if self.moment is did.history[-1] else did.history[:-1]
         mine = next((one.served for one in reversed(seen) if one.served), None)
         return [*compared(did.beginning.geometry), mine] if mine else []
 
@@ -169,9 +146,6 @@ class HugePagesLab(Lab):
 
     def _line(self, key: str) -> ipywidgets.HTML:
         """The sentence that stands where a chart will be."""
-        if not hasattr(self, "_empty"):
-            self._empty = ipywidgets.HTML()
-            self._empty.add_class("kvm-modes")
         self._empty.value = escape(say(key))
         return self._empty
 

@@ -18,7 +18,8 @@ INSIDE = """() => {
   const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
     .filter(box => box.width)
   return lab.right <= innerWidth && within(drawing, lab)
-    && boxes('.kvmlab-hugepages :is(select, input, button)').every(one => within(one, lab))
+    && boxes('.kvmlab-hugepages :is(select, input, button, .bqplot svg)')
+      .every(one => within(one, lab))
     && boxes('.kvm-stage svg text').every(one => within(one, drawing))
 }"""
 """No control sticks out of the lab, and no word out of its drawing."""

@@ -92,13 +92,17 @@ def test_the_picture_says_what_ept_and_the_host_hold():
     experiment.fill()
     experiment.drop()
     scene, now = scene_of(experiment), experiment.history[-1]
-    drawn = dict(re.findall(r'data-text="([^"]+)"[^>]*>([^<]*)<', scene.svg)) | scene.steps[1].texts
+    drawn = dict(re.findall(r'data-text="([^"]+)"[^>]*>([^<]*)<', scene.svg))
+    told = drawn | scene.steps[1].texts
+    assert told[f"e.{now.at}"] == "?", "what is asked next is not told before"
+    assert f"e.{now.at}" not in scene.steps[1].lit
+    drawn |= scene.steps[2].texts
     for at in range(SHOWN):
         assert drawn[f"e.{at}"] == leaf_text(now.ept[at])
         assert drawn[f"h.{at}"] == leaf_text(now.host[at])
     assert drawn["n.rss"] == f"{now.rss >> 10:,}"
     assert drawn[f"e.{now.at}"] == "·"
-    assert scene.steps[1].lit[f"e.{now.at}"] == "now"
+    assert scene.steps[2].lit[f"e.{now.at}"] == "now"
 
 
 @pytest.mark.parametrize(

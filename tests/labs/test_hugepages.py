@@ -49,12 +49,19 @@ def test_numbers_follow_the_step_and_never_stand_behind_an_open_question():
     asked = [at for at, one in enumerate(lab.player.scene["steps"]) if one["ask"]]
     assert asked == [1, 2]
     lab.player.step = 1
-    assert lab.hidden
+    assert lab.at == 0
     assert lab.moment is lab.experiment.moments[0]
     assert "Used 0 KiB" in lab.desk.value
     lab.player.answer = {"step": 1, "choice": 0, "right": False}
     assert lab.moment is lab.experiment.history[-1]
     assert "Used 16 KiB" in lab.desk.value
+    assert "EPT ?" in lab.desk.value
+    lab.player.step = 2
+    assert "EPT ?" in lab.desk.value
+    assert "For sparse use" not in lab.desk.value
+    lab.player.answer = {"step": 2, "choice": 0, "right": True}
+    assert "EPT 2M" in lab.desk.value
+    assert "For sparse use" in lab.desk.value
 
 
 def test_a_chart_waits_for_the_answer():
