@@ -10,7 +10,7 @@ from kvmlab.figures.balloon import balloon_curves, balloon_scene, buddy_table, n
 from kvmlab.figures.balloon_diagnosis import diagnoses, summary
 from kvmlab.figures.curves import Curves
 from kvmlab.figures.scene import Scene, Table
-from kvmlab.labs.charts import Lines
+from kvmlab.labs.charts import LinesPlace
 from kvmlab.labs.stepped import SteppedLab
 from kvmlab.study.inflation import VERBS, Inflation
 from kvmlab.study.inflation_beginning import CHOICES, DOMAIN, MIB, RAM, Beginning, usual_plan
@@ -36,8 +36,7 @@ class BalloonLab(SteppedLab):
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
         self._story = Story(lambda plan: Inflation(Beginning.of(plan)), VERBS)
-        self._chart: Lines | None = None
-        self.charts = ipywidgets.VBox()
+        self.charts = LinesPlace()
         self.desk.add_class("kvm-modes")
         setting = [self._choice(name) for name in CHOICES]
         self._follow_steps()
@@ -148,15 +147,7 @@ class BalloonLab(SteppedLab):
         return [self.charts]
 
     def _draw_charts(self) -> None:
-        if self._chart:
-            self._chart.show(self._curves())
-            return
-        try:
-            self._chart = Lines(self._curves())
-        except ImportError:
-            self.charts.children = [ipywidgets.HTML(escape(say("modes.nochart")))]
-        else:
-            self.charts.children = [self._chart]
+        self.charts.show(self._curves())
 
     def _code(self, plan: dict[str, object]) -> str:
         usual = Beginning()

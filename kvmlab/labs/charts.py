@@ -14,6 +14,7 @@ import ipywidgets as widgets
 
 from kvmlab.figures.curves import Curves
 from kvmlab.figures.modes import Chart, Party, number
+from kvmlab.text import say
 
 STYLE = """<style>
 .kvm-chart { --kvm-guest: #0072b2; --kvm-host: #d55e00; --kvm-shadow: #7f3700;
@@ -123,6 +124,24 @@ class Lines(widgets.VBox):
             self._lines.colors = [colour(one.party) for one in few.curves]
 
 
+class LinesPlace(widgets.VBox):
+    """Where ``lines`` come when there are numbers; without bqplot a sentence stands there."""
+
+    lines: Lines | None = None
+
+    def show(self, curves: Curves) -> None:
+        """Put ``curves`` there, in place of what is there now."""
+        if self.lines:
+            self.lines.show(curves)
+            return
+        try:
+            self.lines = Lines(curves)
+        except ImportError:
+            self.children = [widgets.HTML(escape(say("modes.nochart")))]
+        else:
+            self.children = [self.lines]
+
+
 def head(chart: Chart) -> str:
     """The title and the legend, as HTML: the same whatever the numbers."""
     return _head(chart.title, [(one.name, one.party) for one in chart.series])
@@ -136,7 +155,7 @@ def names(chart: Chart) -> list[str]:
         cut = name
         while _letters(cut) > room:
             cut = f"{cut.rstrip('…')[:-1]}…"
-        told.append(f"{cut}  {number(total)}")
+        told.append(f"{cut}: {number(total)}")
     return told
 
 

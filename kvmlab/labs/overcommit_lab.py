@@ -19,7 +19,7 @@ from kvmlab.figures.overcommit import (
     vm_table,
 )
 from kvmlab.figures.scene import Scene, Table
-from kvmlab.labs.charts import Lines
+from kvmlab.labs.charts import LinesPlace
 from kvmlab.labs.stepped import SteppedLab
 from kvmlab.management.balloon_manager import Manager
 from kvmlab.study.overcommit import (
@@ -81,8 +81,7 @@ class OvercommitLab(SteppedLab):
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
         words = self._words
-        self._chart: Lines | None = None
-        self.charts = ipywidgets.VBox()
+        self.charts = LinesPlace()
         self.desk.add_class("kvm-modes")
         wide = ipywidgets.Layout(width="360px", max_width="100%")
         given = {"continuous_update": False, "style": dict(WIDE), "layout": wide}
@@ -221,15 +220,7 @@ class OvercommitLab(SteppedLab):
         return [self.charts]
 
     def _draw_charts(self) -> None:
-        if self._chart:
-            self._chart.show(self._curves())
-            return
-        try:
-            self._chart = Lines(self._curves())
-        except ImportError:
-            self.charts.children = [ipywidgets.HTML(escape(say("modes.nochart")))]
-        else:
-            self.charts.children = [self._chart]
+        self.charts.show(self._curves())
 
     def _code(self, plan: dict[str, object]) -> str:
         setting, usual = Setting.of(plan), Setting()

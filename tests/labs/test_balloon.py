@@ -36,7 +36,7 @@ def test_a_target_is_chosen_with_the_slider_and_all_views_follow(lab):
     assert f"\nrss {now.rss >> 10}\n" in lab.dommemstat
     assert lab.dommemstat == virsh(lab.experiment.connection, "dommemstat vm1").out
     assert lab.dommemstat.strip() in lab.desk.value
-    assert lab._chart._lines.y[1][-1] == 8.0
+    assert lab.charts.lines._lines.y[1][-1] == 8.0
     assert lab.plan["did"] == [["setmem", 8 << 10]]
 
 

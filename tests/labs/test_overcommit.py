@@ -35,7 +35,7 @@ def test_the_ratio_shows_its_effect_at_once(lab):
     ticks = lab.day.ticks
     killed = [name for one in ticks for name in one.killed]
     assert f"{len(killed)} VMs were killed" in lab.desk.value
-    assert lab._chart._lines.y[1][14] == ticks[14].rss * PAGE_MIB / 1024
+    assert lab.charts.lines._lines.y[1][14] == ticks[14].rss * PAGE_MIB / 1024
     assert lab.notice.value == ""
 
 
@@ -46,7 +46,7 @@ def test_nothing_stands_in_the_desk_before_the_first_question_is_answered():
     assert "Nova placed 11 of 16" in lab.desk.value
     lab.player.step = 14
     assert lab.at == 13
-    assert len(lab._chart._lines.x) == 14
+    assert len(lab.charts.lines._lines.x) == 14
     lab.player.answer = {"step": 14, "choice": -1, "right": False}
     assert lab.tick is lab.day.ticks[14]
     lab.player.step = HOURS
@@ -133,8 +133,8 @@ def test_the_chart_speaks_the_language_chosen_at_every_step(lab):
     lab.language.value = "zh"
     for step in (3, 20):
         lab.player.step = step
-        assert "一天中的内存" in lab._chart._head.value
-        assert lab._chart._across.label.startswith("一天中的时刻")
+        assert "一天中的内存" in lab.charts.lines._head.value
+        assert lab.charts.lines._across.label.startswith("一天中的时刻")
 
 
 def test_a_change_sends_few_messages(lab):
