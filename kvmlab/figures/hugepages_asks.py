@@ -125,7 +125,8 @@ def copied_ask(moment: Moment, beginning: Beginning) -> Ask:
         "large": moment.written * BLOCK,
         "all": moment.touched,
     }
-    question = say("huge.ask.copied", written=moment.written, page=beginning.guest)
+    page = say(f"huge.page.{beginning.guest}")
+    question = say("huge.ask.copied", written=moment.written, page=page)
     return amounts_ask("huge.ask.copied", question, moment.copied, kind, wrong)
 
 

@@ -47,7 +47,8 @@ def diagnoses(moment: Moment, beginning: Beginning) -> list[str]:
         "request": not sum(moment.blocks[_LARGE_ORDER:]),
         "fork": moment.snapshot and beginning.guest == "2M",
         "hugetlb": bool(moment.hugetlb),
-        "one_side": beginning.guest == "4K" and bool(moment.ept[moment.at].large),
+        "one_side": bool(moment.guest[0].small and moment.ept[moment.at].large),
+        "cow": beginning.guest == "thp" and any(one.small for one in moment.guest),
     }
     values = {"waste": kib(waste), "touched": kib(moment.touched)}
     return [say(f"huge.mistake.{name}", **values) for name, seen in found.items() if seen]
@@ -105,6 +106,7 @@ def served_chart(usual: Sequence[Served], mine: Served) -> Chart:
     series = [
         Series(say(f"huge.chart.{name}"), party, [getattr(one, name) for one in rows])  # type: ignore[arg-type]
         for name, party in PARTS
+        if any(getattr(one, name) for one in rows)
     ]
     bars.append(say("huge.chart.mine"))
     return Chart(say("huge.chart.title"), say("huge.chart.axis"), bars, series)

@@ -172,7 +172,7 @@ class HugePagesLab(SteppedLab):
 def _options(name: str) -> list[tuple[str, object]]:
     """The choices of one control, in words where they are not names of the field."""
     values = CHOICES[name]
-    if name == "host":
+    if name in ("guest", "host"):
         return [(say(f"huge.page.{value}"), value) for value in values]
     if name == "offset":
         return [(say("lab.huge.kib", number=value), value) for value in values]

@@ -44,7 +44,7 @@ class HugePages:
         self.moments: list[Moment] = []
         self.deed: tuple[object, ...] = ("begin",)
         self.machine, self.server, self._others = beginning.build()
-        self.shift = parse_size(beginning.guest).bit_length() - 1
+        self.shift = parse_size(beginning.guest_page).bit_length() - 1
         self.used: NDArray[np.bool_] = np.zeros(BLOCKS * PIECES, np.bool_)
         self._logging, self._dropped = False, 0
         self._child: Process | None = None
@@ -54,7 +54,7 @@ class HugePages:
         guest.switch(self.process)
         size = max(BLOCK, 1 << self.shift)
         for gva in range(AREA, AREA + max(BLOCKS * BLOCK, size), size):
-            self.process.mmap(gva, size, page=beginning.guest)
+            self.process.mmap(gva, size, page=beginning.guest_page)
         self._note("after")
 
     # -- deeds ------------------------------------------------------------------------------
@@ -197,7 +197,8 @@ class HugePages:
     def measure(self) -> Served:
         """What requests to the pages in use cost now."""
         pages = AREA + np.flatnonzero(self.used) * PAGE_SIZE
-        return serve(self.machine, pages, self.shift)
+        mixed = self.beginning.guest == "thp"
+        return serve(self.machine, pages, None if mixed else self.shift)
 
     def _fill(self, vma: Vma) -> None:
         """Every page of a mapping that is not there yet."""

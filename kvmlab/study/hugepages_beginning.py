@@ -8,6 +8,7 @@ import numpy as np
 
 from kvmlab.base.addresses import PAGE_SHIFT, parse_size
 from kvmlab.base.errors import BadChoice
+from kvmlab.guest.reclaim import Reclaimer
 from kvmlab.hardware.geometries import geometry_named
 from kvmlab.linux.frames import Pages, Role
 from kvmlab.machine import Machine, Server
@@ -19,7 +20,7 @@ BLOCK = 2 * MIB
 HVA = 0x7F5A_0000_0000  # a multiple of 1 GiB: guest-physical address 0 is congruent with it
 CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
-        "guest": ("4K", "2M", "1G"),
+        "guest": ("4K", "thp", "2M", "1G"),
         "host": ("thp", "4K", "2M", "1G"),
         "offset": (0, 4, 1024, 2048),
         "fragmented": (False, True),
@@ -37,9 +38,9 @@ _SMALL, _LARGE = ("20M", "64M"), ("3G", "8G")
 class Beginning:
     """What maps the guest's memory and what backs it; raises `BadChoice`.
 
-    ``guest`` is the page of the process, ``host`` that of QEMU (``thp``: small ones which become
-    huge where they can), ``offset`` how far the HVA of the guest's memory lies from a multiple of
-    1 GiB, ``max_ptes_none`` khugepaged's, ``geometry`` the TLB.
+    ``guest`` is the page of the process, ``host`` that of QEMU (``thp``: small ones of which huge
+    ones are made where that can be), ``offset`` how far the HVA of the guest's memory lies from a
+    multiple of 1 GiB, ``max_ptes_none`` that of the host's khugepaged, ``geometry`` the TLB.
     """
 
     guest: str = "2M"
@@ -71,8 +72,13 @@ class Beginning:
         return "1G" in (self.guest, self.host)
 
     @property
+    def guest_page(self) -> str:
+        """The page of the process's mappings."""
+        return "4K" if self.guest == "thp" else self.guest
+
+    @property
     def host_page(self) -> str:
-        """The page of QEMU's memory when it is mapped."""
+        """The page of QEMU's mapping."""
         return "4K" if self.host == "thp" else self.host
 
     @property
@@ -96,12 +102,15 @@ class Beginning:
             host.hugetlb[shift].set_nr(self.ram >> shift)
         machine = Machine(
             guest_memory=self.ram,
-            guest_page=self.guest,
+            guest_page=self.guest_page,
             host_page=self.host_page,
             hva=HVA + self.offset * 1024,
             geometry=geometry_named(self.geometry),
             server=server,
         )
+        linux = Reclaimer(machine.guest)
+        linux.huge.enabled = "always" if self.guest == "thp" else "never"
+        linux.start(machine.clock)
         machine.attach_balloon(BalloonOptions())
         return machine, server, others
 

@@ -44,23 +44,33 @@ class Served:
         return self.data + self.guest + self.ept + self.cached + self.exits
 
 
-def serve(machine: Machine, pages: NDArray[np.int64], shift: int) -> Served:
-    """Requests to the 4 KiB pages that begin at ``pages`` (GVAs), mapped by 1 << ``shift``.
+def serve(machine: Machine, pages: NDArray[np.int64], shift: int | None) -> Served:
+    """Requests to the 4 KiB pages that begin at ``pages`` (GVAs), mapped by 1 << ``shift`` bytes.
 
-    As many as are counted come first, to warm up.
+    Where pages of several sizes map them, ``shift`` is None.  As many as are counted come
+    first, to warm up.
     """
     dice = np.random.default_rng(_SEED)
     lines = dice.integers(0, PAGE_SIZE // _LINE, 2 * ACCESSES) * _LINE
     places = (pages[dice.integers(0, len(pages), 2 * ACCESSES)] + lines).astype(np.uint64)
-    kinds = np.full(2 * ACCESSES, int(Kind.READ), np.uint8)
-    Batches(machine.cpu, kinds, places, shift).run(0, ACCESSES)
+    _read(machine, places[:ACCESSES], shift)
     counters, tap = Counters(), machine.cpu.tap
     machine.cpu.tap = counters
     try:
-        Batches(machine.cpu, kinds, places, shift).run(ACCESSES, 2 * ACCESSES)
+        _read(machine, places[ACCESSES:], shift)
     finally:
         machine.cpu.tap = tap
     return _priced(counters.program)
+
+
+def _read(machine: Machine, places: NDArray[np.uint64], shift: int | None) -> None:
+    """Make the accesses: together, which takes pages of one size, or one by one."""
+    if shift is None:
+        for gva in places.tolist():
+            machine.guest.touch(gva, Kind.READ)
+    else:
+        kinds = np.full(len(places), int(Kind.READ), np.uint8)
+        Batches(machine.cpu, kinds, places, shift).run(0, len(places))
 
 
 def _priced(tally: Tally) -> Served:

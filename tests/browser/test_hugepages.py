@@ -18,7 +18,7 @@ INSIDE = """() => {
   const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
     .filter(box => box.width)
   return lab.right <= innerWidth && within(drawing, lab)
-    && boxes('.kvmlab-hugepages :is(select, input, button, .bqplot svg)')
+    && boxes('.kvmlab-hugepages :is(select, input, button, .bqplot)')
       .every(one => within(one, lab))
     && boxes('.kvm-stage svg text').every(one => within(one, drawing))
 }"""
@@ -99,6 +99,7 @@ def test_controls_change_pages_and_cost_in_both_languages(open_notebook):
     lab.shot("hugepages-chinese", LAB)
     for width in (900, 1600):
         lab.page.set_viewport_size({"width": width, "height": 1400})
+        lab.page.wait_for_timeout(1000)  # bqplot draws anew for the new width
         lab.until(lambda: lab.page.evaluate(INSIDE))
         lab.shot(f"hugepages-{width}")
 

@@ -27,7 +27,7 @@ DEEDS = (
 )
 SETTINGS = (
     {},
-    {"guest": "4K"},
+    {"guest": "thp"},
     {"offset": 4, "host": "4K"},
     {"host": "2M"},
     {"fragmented": True},

@@ -34,6 +34,8 @@ def now(*deeds, **chosen):
         ("4K", "thp", 19),
         ("4K", "2M", 19),
         ("2M", "thp", 15),
+        ("thp", "thp", 15),
+        ("thp", "4K", 19),
         ("2M", "2M", 15),
         ("1G", "1G", 8),
         ("4K", "1G", 14),
@@ -41,8 +43,8 @@ def now(*deeds, **chosen):
     ],
 )
 def test_a_cold_access_reads_what_the_formula_says(guest, host, references):
-    levels = {"4K": 4, "2M": 3, "1G": 2}
-    ept = levels["2M" if host == "thp" else host]
+    levels = {"4K": 4, "thp": 3, "2M": 3, "1G": 2}
+    ept = levels[host]
     assert references == (levels[guest] + 1) * (ept + 1) - 1
     assert now("access", guest=guest, host=host).references == references
 
@@ -155,6 +157,21 @@ def test_a_write_beside_a_snapshot_copies_a_whole_page_once(guest, page):
         assert moment.copied == WRITES * page
     experiment.snapshot()
     assert not experiment.history[-1].snapshot
+
+
+def test_a_write_beside_a_snapshot_splits_a_huge_page_of_the_guest_and_copies_4k():
+    """Linux, mm/huge_memory.c: do_huge_pmd_wp_page() falls back to small pages since 5.8."""
+    experiment = after("fill", "snapshot", "write", guest="thp")
+    full, moment = experiment.history[1], experiment.history[-1]
+    assert full.guest == (HUGE,) * BLOCKS
+    assert moment.copied == WRITES * 4 * KIB
+    assert any(one == Leaves(512) for one in moment.guest)
+
+
+def test_accesses_made_one_by_one_and_together_cost_the_same():
+    thp, large = (now("fill", "serve", guest=guest).served for guest in ("thp", "2M"))
+    assert thp.tally.lookups == large.tally.lookups
+    assert thp.cycles == large.cycles == thp.data
 
 
 def test_requests_are_cheap_only_with_huge_pages_on_both_sides():
