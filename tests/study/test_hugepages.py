@@ -7,6 +7,7 @@ from kvmlab.study.hugepages import PAIRS, VERBS, WRITES, HugePages, compared
 from kvmlab.study.hugepages_beginning import BLOCK, CHOICES, MIB, Beginning
 from kvmlab.study.hugepages_moments import BLOCKS, Leaves
 from kvmlab.study.hugepages_served import ACCESSES, REQUESTS
+from kvmlab.study.inflation_moments import mapped_pages
 from kvmlab.study.story import Story
 
 KIB = 1024
@@ -185,6 +186,29 @@ def test_requests_are_cheap_only_with_huge_pages_on_both_sides():
     parts = (small.data, small.guest, small.ept, small.cached, small.exits)
     assert sum(parts) == small.cycles
     assert sum(small.tally.lookups.values()) == ACCESSES == REQUESTS * 4
+
+
+@pytest.mark.parametrize("guest, host", [("4K", "4K"), ("2M", "thp"), ("thp", "thp")])
+def test_the_rows_add_up_to_what_process_and_ept_map(guest, host):
+    experiment = after("fill", "drop", "balloon", "access", guest=guest, host=host)
+    moment = experiment.history[-1]
+
+    def size(rows):
+        return sum((one.small << 12) + len(one.large) * BLOCK for one in rows)
+
+    assert size(moment.host) == moment.rss
+    ram = experiment.beginning.ram
+    assert size(moment.ept) == int(mapped_pages(experiment.machine, ram).sum()) << 12
+    assert size(moment.guest) == BLOCKS * BLOCK
+
+
+def test_frames_lie_scattered_in_a_fragmented_host():
+    fresh, fragmented = (now("fill", host="4K", fragmented=broken) for broken in (False, True))
+    row = fresh.at + 1
+    assert fresh.host[row] == fragmented.host[row] == Leaves(512)
+    assert fragmented.runs[row] == 512
+    assert fresh.runs[row] < 4
+    assert now("fill").runs[row] == 1
 
 
 def test_looking_changes_nothing():
