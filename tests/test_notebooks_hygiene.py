@@ -13,7 +13,15 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-COURSE = ("00_index.ipynb", "01_four_address_spaces.ipynb", "02_shadow_versus_ept.ipynb")
+COURSE = (
+    "00_index.ipynb",
+    "01_four_address_spaces.ipynb",
+    "02_shadow_versus_ept.ipynb",
+    "03_faults_and_bits.ipynb",
+    "09_the_balloon.ipynb",
+    "10_what_libvirt_sees.ipynb",
+    "12_a_real_guest.ipynb",
+)
 PATHS = sorted(NOTEBOOKS.rglob("[!.]*.ipynb"))
 KERNEL = {"name": "python3", "language": "python"}
 STABLE = re.compile(r"0{24}[0-9a-f]{8}")  # the id of a widget in a stored output
