@@ -18,8 +18,10 @@ COURSE = (
     "01_four_address_spaces.ipynb",
     "02_shadow_versus_ept.ipynb",
     "03_faults_and_bits.ipynb",
+    "06_tlbs_and_walk_caches.ipynb",
     "09_the_balloon.ipynb",
     "10_what_libvirt_sees.ipynb",
+    "11_overcommit.ipynb",
     "12_a_real_guest.ipynb",
 )
 PATHS = sorted(NOTEBOOKS.rglob("[!.]*.ipynb"))

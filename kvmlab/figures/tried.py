@@ -22,7 +22,9 @@ def category(tried: Tried) -> str:
 
 def outcome_sentence(tried: Tried, tables: Tables) -> str:
     """What the access came to, and because of which bits."""
-    said = say(f"tables.outcome.{category(tried)}", gva=hex_text(tried.gva), why=tried.why)
+    ending = category(tried)
+    key = "arrives" if tried.stale and ending == "mapped" else ending
+    said = say(f"tables.outcome.{key}", gva=hex_text(tried.gva), why=tried.why)
     if tried.stale:
         said += " " + say("tables.outcome.stale")
     elif tried.hit:
