@@ -165,7 +165,7 @@ def _build(request: Request, records: list[object]) -> Machine:
             f"pages of 1G cannot back a guest of {request.guest_levels} levels: "
             "it has less memory than that; choose 4K or 2M"
         )
-    guest_memory, host_memory = LARGE if is_large(request) else SMALL
+    guest_memory, host_memory = LARGE if is_large(request) and not narrow else SMALL
     if request.caches not in CACHES or request.before not in BEFORE:
         raise BadChoice(
             f"caches are one of {', '.join(CACHES)}, and before is one of {', '.join(BEFORE)}"
