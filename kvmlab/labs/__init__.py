@@ -91,7 +91,9 @@ def overcommit(share: str = "", manager: Any = "none", **chosen: Any) -> "Overco
     return OvercommitLab(share, manager, **chosen)
 
 
-def ask(kind: str, seed: int = 7, difficulty: int = 1, *, progress: str | None = None) -> "Ask":
+def ask(
+    kind: str = "walk", seed: int = 7, difficulty: int = 1, *, progress: str | None = None
+) -> "Ask":
     """A question of a kind (or of a topic such as ``walk``), judged, with hints and its solution.
 
     ``progress`` names the file that keeps the answers.  Raises `BadChoice`.

@@ -13,6 +13,7 @@ import pytest
 
 from kvmlab import labs
 
+SCENES = [name for name in labs.__all__ if name != "ask"]  # a question has no scene
 CELL = "from kvmlab import labs\nlab = labs.{name}()\nlab"
 SETTINGS = "reading 'schema'"  # Notebook 7 stumbles over a plug-in of its own without settings
 ALSO = ["--allow-root", "--ip=127.0.0.1", "--ServerApp.port_retries=0"]
@@ -60,8 +61,8 @@ def host(request, tmp_path_factory):
             process.wait()
 
 
-def opened(browser, host, name):
-    """A page of the host with the lab drawn; what goes wrong is noted in ``trouble``."""
+def opened(browser, host, name, drawn=".kvmlab-lab .kvmlab-player svg"):
+    """A page of the host with the lab ``drawn``; what goes wrong is noted in ``trouble``."""
     kind, url = host
     page, trouble = browser.new_page(viewport={"width": 1366, "height": 1400}), []
     page.on("pageerror", lambda e: None if SETTINGS in str(e) else trouble.append(str(e)))
@@ -75,7 +76,7 @@ def opened(browser, host, name):
     if kind == "notebook":
         page.wait_for_function(READY, timeout=60_000)
         page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector(".kvmlab-lab .kvmlab-player svg", timeout=60_000)
+    page.wait_for_selector(drawn, timeout=60_000)
     return page, trouble
 
 
@@ -87,7 +88,7 @@ READY = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", labs.__all__)
+@pytest.mark.parametrize("name", SCENES)
 def test_a_lab_is_drawn_stepped_and_undone_by_keyboard(browser, host, name):
     page, trouble = opened(browser, host, name)
     try:
@@ -107,12 +108,25 @@ def test_a_lab_is_drawn_stepped_and_undone_by_keyboard(browser, host, name):
         page.close()
 
 
+def test_a_question_is_asked_and_said_in_chinese(browser, host):
+    page, trouble = opened(browser, host, "ask", ".kvmlab-ask button")
+    try:
+        before = page.locator(".kvmlab-ask").inner_text()
+        page.get_by_label("Language / 语言", exact=True).select_option("中文")
+        page.wait_for_function(
+            "told => document.querySelector('.kvmlab-ask').innerText !== told", arg=before
+        )
+        assert trouble == []
+    finally:
+        page.close()
+
+
 ALL_OPTIONS = """lab => [...document.querySelectorAll('.kvmlab-lab select')]
   .filter(one => one.offsetParent).map(one => [...one.options].map(each => each.label))"""
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", labs.__all__)
+@pytest.mark.parametrize("name", SCENES)
 def test_every_list_to_every_option_in_every_host(browser, host, name):
     page, trouble = opened(browser, host, name)
     try:

@@ -54,6 +54,6 @@ def test_the_comparison_is_told_in_chinese(opened):
     lab.until(lambda: "引用最多" in facts(lab))
     lab.until(lambda: lab.page.get_by_label("影子策略", exact=True).count() == 1)
     lab.page.get_by_label("影子策略", exact=True).select_option(index=3)
-    caption = lab.page.locator(".kvm-modes caption").first
+    caption = lab.page.locator(".kvmlab-desk caption").first
     lab.until(lambda: "Linux 6.1" in caption.text_content())
     lab.shot(f"modes-{lab.theme_name}-chinese", ".kvm-modes")
