@@ -247,8 +247,8 @@ class Opened:
             self.page.screenshot(path=path)
 
     def until(self, check: Callable[[], bool]) -> None:
-        """Wait until ``check`` holds; fail if it does not within 45 seconds."""
-        deadline = time.monotonic() + 45
+        """Wait until ``check`` holds; fail if it does not within 15 seconds."""
+        deadline = time.monotonic() + 15
         while not check():
             assert time.monotonic() < deadline, "what was waited for did not come"
             self.page.wait_for_timeout(50)
