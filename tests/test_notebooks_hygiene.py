@@ -16,9 +16,9 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 COURSE = (
     "00_index.ipynb",
     "01_four_address_spaces.ipynb",
-    "02_shadow_versus_ept.ipynb",
     "03_faults_and_bits.ipynb",
     "06_tlbs_and_walk_caches.ipynb",
+    "07_shadow_versus_ept.ipynb",
     "09_the_balloon.ipynb",
     "10_what_libvirt_sees.ipynb",
     "11_overcommit.ipynb",

@@ -1,6 +1,6 @@
 """Learners on a real JupyterHub: each logs in, runs a notebook to its end, gets its answers.
 
-    python tests/load/hub.py --learners 20 --notebook 02_shadow_versus_ept.ipynb --seconds 240
+    python tests/load/hub.py --learners 20 --notebook 07_shadow_versus_ept.ipynb --seconds 240
 
 It starts JupyterHub with ``binder/jupyterhub_config.py`` in folders of its own, and
 configurable-http-proxy from the PATH or ``KVMLAB_HUB_PROXY``; it must run in an environment that
@@ -49,7 +49,7 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--learners", type=int, default=20)
-    parser.add_argument("--notebook", default="02_shadow_versus_ept.ipynb")
+    parser.add_argument("--notebook", default="07_shadow_versus_ept.ipynb")
     parser.add_argument("--seconds", type=float, default=300, help="all of them, at most")
     return parser.parse_args()
 
