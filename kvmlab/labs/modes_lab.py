@@ -205,10 +205,10 @@ class ModesLab(Lab):
         self._shown_traps = self._done.traps(plan)
         self._cycles = self._done.cycles(plan["tried"], prices)
         self._prices = prices
+        self._halt()  # also when what is shown is asked for again: it must not be replaced later
         if asked == self._asked:
             self.rows = [replace(row, prices=prices) for row in self.rows]
             return
-        self._halt()
         work = self._work(self._done.run(plan), asked)
         next(work, None)  # what has run before is shown without delay
         if asked == self._asked:
@@ -240,18 +240,19 @@ class ModesLab(Lab):
 
     def _guarded(self, job: Job) -> Job:
         """The rest of the work; what goes wrong becomes a message, and what was shown stays."""
-        try:
-            with self.notice.watching():
+        with self.notice.watching():
+            try:
                 yield from job
-                with speaking(self._language):
-                    self._show(0)
-        finally:
-            self.progress.value = ""
+            finally:
+                self.progress.value = ""
+            with speaking(self._language):
+                self._show(0)
 
     def _halt(self) -> None:
         if self._job:
             self._job.close()
             self._job = None
+            self.progress.value = ""  # a job that has not begun yet cannot clean up itself
 
     @guarded
     def _stopped(self, _button: object = None) -> None:

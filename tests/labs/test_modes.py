@@ -338,6 +338,23 @@ class TestWhileTheKernelServesTheBrowser:
         assert {row.records for row in lab.rows} == {20_000}
         assert runs == ["native", "native", "shadow", "ept"]
 
+    def test_going_back_to_what_is_shown_ends_the_run(self, lab, monkeypatch):
+        monkeypatch.setattr(modes_lab, "BLINK", 0)
+        before = lab.rows
+
+        async def work():
+            for wait in (0, 1):  # before the run has begun, and while it goes
+                lab.records.value = 100_000
+                assert "<progress" in lab.progress.value
+                for _ in range(wait):
+                    await asyncio.sleep(0)
+                lab.records.value = RECORDS
+                assert (lab._job, lab.progress.value) == (None, "")
+                await lab._task
+
+        self.in_a_loop(work)
+        assert lab.rows == before
+
     def test_a_cell_can_wait_for_the_rows(self, lab):
         async def work():
             lab.records.value = 20_000
