@@ -71,11 +71,12 @@ class OvercommitLab(SteppedLab):
         return self.day.ticks[self.at]
 
     def finish(self) -> None:
-        """Complete the day, if it is not over yet."""
+        """Complete the day, if it is not over yet; raises what a manager of one's own raises."""
         if self._job:
-            self._advance(float("inf"))
-            with speaking(self._language):
-                self._show(self.player.step)
+            try:
+                self._advance(float("inf"))
+            finally:
+                self._end()
 
     # -- controls -----------------------------------------------------------------------------
 
@@ -167,14 +168,23 @@ class OvercommitLab(SteppedLab):
     async def _go_on(self) -> None:
         """The rest of the day, slice by slice, with the browser's turn between two."""
         with self.notice.watching():
-            while self._job:
-                self._tell_progress()
-                await asyncio.sleep(0)
-                self._advance(SLICE)
+            try:
+                while self._job:
+                    self._tell_progress()
+                    await asyncio.sleep(0)
+                    self._advance(SLICE)
+            except Exception:
+                self._task = None
+                self._end()  # the hours before are shown, and whatever is chosen next is a new day
+                raise
             self._task = None
-            self._halt()
-            with speaking(self._language):
-                self._show(self.player.step)
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing more will come of the day: show what there is of it."""
+        self._halt()
+        with speaking(self._language):
+            self._show(self.player.step)
 
     def _tell_progress(self) -> None:
         for one in (self.progress, self.done, self.stop):
@@ -211,6 +221,11 @@ class OvercommitLab(SteppedLab):
         """Whether the first question is open: then there is nothing before it to show."""
         steps = self.player.scene["steps"]
         return self.player.step == 0 and bool(steps[0]["ask"]) and 0 not in self._settled
+
+    @property
+    def ahead(self) -> int:
+        """How many hours are still to come, be they computed yet or not."""
+        return HOURS - self.player.step if self._job else super().ahead
 
     def _curves(self) -> Curves:
         draw = traffic_curves if self.plan["chart"] == "traffic" else memory_curves

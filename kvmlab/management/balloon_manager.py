@@ -83,14 +83,16 @@ def checked(targets: Targets, guests: Sequence[GuestSample]) -> Targets:
     """
     if not isinstance(targets, Mapping):
         raise BadChoice(f"a manager returns a dict of targets in KiB, not {type(targets).__name__}")
-    maxima = {one.name: one.maximum for one in guests}
+    known = {one.name: one for one in guests}
     for name, size in targets.items():
-        if name not in maxima:
-            raise BadChoice(f"a target for {name!r}: there are {', '.join(maxima) or 'no guests'}")
-        if type(size) is not int or not 0 < size <= maxima[name]:
+        if name not in known:
+            raise BadChoice(f"a target for {name!r}: there are {', '.join(known) or 'no guests'}")
+        least, most = max(known[name].minimum, 1), known[name].maximum
+        if type(size) is not int or not least <= size <= most:
+            below = "; with less its kernel has no memory to go on" if least > 1 else ""
             raise BadSize(
                 f"a target of {size} KiB for {name!r}; "
-                f"write a whole number from 1 to {maxima[name]}"
+                f"write a whole number from {least} to {most}{below}"
             )
     return targets
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kvmlab import labs
 from kvmlab.base.errors import BadChoice
+from kvmlab.labs import overcommit_lab
 from kvmlab.study.overcommit import CHOICES, HOURS, OWN, PAGE_MIB
 from tests.labs.wire import heard
 
@@ -179,6 +180,56 @@ def test_its_text_is_the_same_each_time():
     texts = {repr(labs.overcommit()) for _ in range(2)}
     assert len(texts) == 1
     assert len(texts.pop()) < 200
+
+
+def test_its_text_is_the_same_while_the_day_goes_on_and_finish_ends_it(lab, monkeypatch):
+    monkeypatch.setattr(overcommit_lab, "AT_ONCE", 0.0)  # as on a machine that is slow
+
+    async def use():
+        going = labs.overcommit()
+        begun = len(going.day.ticks), repr(going)
+        await asyncio.sleep(0)
+        later = repr(going)
+        going.finish()
+        await asyncio.sleep(0.01)
+        assert going._task is None
+        assert going.progress.layout.display == "none"
+        return begun, later, repr(going), going.day.ticks
+
+    (hours, first), later, last, ticks = asyncio.run(use())
+    assert hours == 1
+    assert first == later == last
+    assert ticks == lab.day.ticks
+
+
+def starving(host, guests):
+    """A manager that asks more of the guests than they can give, when the host is short."""
+    if host.free_part > 0.3:
+        return {}
+    return {one.name: one.minimum // 2 for one in guests}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])  # a slow machine and a quick one
+def test_a_manager_that_starves_its_guests_is_refused_in_words_and_the_lab_goes_on(
+    monkeypatch, seconds
+):
+    monkeypatch.setattr(overcommit_lab, "AT_ONCE", seconds)
+
+    async def use():
+        lab = labs.overcommit(manager=starving, wanted=2)
+        lab.change(wanted=24)
+        if lab._task:
+            await lab._task
+        assert "Traceback" not in lab.notice.value
+        assert "with less its kernel has no memory" in lab.notice.value
+        assert lab.progress.layout.display == lab.stop.layout.display == "none"
+        lab.change(manager="none")
+        if lab._task:
+            await lab._task
+        assert lab.notice.value == ""
+        assert len(lab.day.ticks) == HOURS + 1
+
+    asyncio.run(use())
 
 
 class RandomLearner(RuleBasedStateMachine):

@@ -191,9 +191,17 @@ def test_the_proportional_one_takes_from_each_by_what_it_does_not_use():
         ({"g": -1}, BadSize),
         ({"g": 1.5}, BadSize),
         ({"g": 2 * GIB}, BadSize),
+        ({"g": GIB // 4 - 1}, BadSize),
     ],
 )
 def test_what_a_learner_s_manager_gets_wrong_is_said_in_one_line(answer, error):
     with pytest.raises(error) as refused:
-        checked(answer, [GuestSample("g", GIB, 0, GIB)])
+        checked(answer, [GuestSample("g", GIB, 0, GIB, minimum=GIB // 4)])
     assert "\n" not in str(refused.value)
+
+
+def test_a_target_at_the_guest_s_minimum_is_carried_out_and_one_below_says_why_not():
+    guests = [GuestSample("g", GIB, 0, GIB, minimum=GIB // 4)]
+    assert checked({"g": GIB // 4}, guests) == {"g": GIB // 4}
+    with pytest.raises(BadSize, match="from 262144 to 1048576; with less its kernel has no memory"):
+        checked({"g": GIB // 4 - 1}, guests)
