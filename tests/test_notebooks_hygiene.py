@@ -16,6 +16,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 COURSE = (
     "00_index.ipynb",
     "01_four_address_spaces.ipynb",
+    "02_building_page_tables.ipynb",
     "03_faults_and_bits.ipynb",
     "06_tlbs_and_walk_caches.ipynb",
     "07_shadow_versus_ept.ipynb",
