@@ -20,6 +20,7 @@ COURSE = (
     "03_faults_and_bits.ipynb",
     "06_tlbs_and_walk_caches.ipynb",
     "07_shadow_versus_ept.ipynb",
+    "08_huge_pages.ipynb",
     "09_the_balloon.ipynb",
     "10_what_libvirt_sees.ipynb",
     "11_overcommit.ipynb",
