@@ -51,25 +51,32 @@ class Buddy:
             raise OutOfMemory(
                 f"no block of {1 << order} free frames is left ({self.free_frames} frames are free)"
             )
-        while size > order:  # give the upper halves back
-            size -= 1
-            self._blocks[size][pfn + (1 << size)] = False
+        self._give_back(pfn + (1 << order), pfn + (1 << size))
         self.free_frames -= 1 << order
         return pfn
 
     def alloc_frames(self, count: int) -> NDArray[np.int64]:
         """``count`` single frames, or as many as there are: what so many `alloc` would give.
 
-        A block that is taken whole is taken in ascending order, so it need not be split.
+        Those take a block from its lower end up, and the smallest block first.
         """
         found = [np.empty(0, np.int64)]
         while self.free_frames and count:
-            smallest = next(order for order, blocks in enumerate(self._blocks) if blocks)
-            order = min(smallest, count.bit_length() - 1)
-            pfn = self.alloc(order)
-            found.append(np.arange(pfn, pfn + (1 << order)))
-            count -= 1 << order
+            order = next(order for order, blocks in enumerate(self._blocks) if blocks)
+            pfn = self._blocks[order].popitem()[0]
+            taken = min(count, 1 << order)
+            found.append(np.arange(pfn, pfn + taken))
+            self._give_back(pfn + taken, pfn + (1 << order))
+            self.free_frames -= taken
+            count -= taken
         return np.concatenate(found)
+
+    def _give_back(self, pfn: int, end: int) -> None:
+        """Put the upper part of a block that was split back: one block of each order at most."""
+        while pfn < end:
+            order = (pfn & -pfn).bit_length() - 1
+            self._blocks[order][pfn] = False
+            pfn += 1 << order
 
     def free_run(self, first: int, count: int) -> None:
         """Give ``count`` neighbouring frames back, in blocks as large as they make up."""
