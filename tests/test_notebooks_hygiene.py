@@ -18,6 +18,7 @@ COURSE = (
     "01_four_address_spaces.ipynb",
     "02_building_page_tables.ipynb",
     "03_faults_and_bits.ipynb",
+    "04_shadow_paging.ipynb",
     "06_tlbs_and_walk_caches.ipynb",
     "07_shadow_versus_ept.ipynb",
     "08_huge_pages.ipynb",
