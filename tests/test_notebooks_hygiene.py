@@ -19,6 +19,7 @@ COURSE = (
     "02_building_page_tables.ipynb",
     "03_faults_and_bits.ipynb",
     "04_shadow_paging.ipynb",
+    "05_ept_and_the_24_references.ipynb",
     "06_tlbs_and_walk_caches.ipynb",
     "07_shadow_versus_ept.ipynb",
     "08_huge_pages.ipynb",
