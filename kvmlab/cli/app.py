@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kvmlab.base.errors import BadChoice, KvmlabError
 from kvmlab.cli import argument
-from kvmlab.cli.lab import parse_port, shipped
+from kvmlab.cli.lab import parse_port
+from kvmlab.text.lessons import shipped
 
 HELP = "Serve one lab or one notebook as a page without code, for a lecture."
 THEMES = ("light", "dark")

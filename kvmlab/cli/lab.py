@@ -20,9 +20,9 @@ from pathlib import Path
 import kvmlab
 from kvmlab.base.errors import BadChoice, KvmlabError
 from kvmlab.cli import argument
+from kvmlab.text.lessons import INDEX, shipped
 
 HELP = "Open the course in JupyterLab, on a working copy of its notebooks."
-INDEX = "00_index.ipynb"
 MANIFEST = ".kvmlab.json"
 COURSE = "kvmlab-course"
 
@@ -78,18 +78,6 @@ def jupyterlab(course: Path, *, browser: bool, port: int | None) -> list[str]:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # a container often has no other user to be
     return command
-
-
-def shipped() -> Path:
-    """The folder of the notebooks that came with kvmlab, from a wheel or a checkout.
-
-    Raises `KvmlabError` when the installation has none.
-    """
-    package = Path(kvmlab.__file__).parent
-    for folder in (package / "notebooks", package.parent / "notebooks"):
-        if (folder / INDEX).is_file():
-            return folder
-    raise KvmlabError(f"{package} came without its notebooks; install kvmlab again")
 
 
 @dataclass(slots=True)

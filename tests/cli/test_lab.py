@@ -11,6 +11,7 @@ import kvmlab
 from kvmlab import cli
 from kvmlab.base.errors import BadChoice, KvmlabError
 from kvmlab.cli import lab
+from kvmlab.text import lessons
 
 INDEX, LESSON = lab.INDEX, "01_lesson.ipynb"
 
@@ -290,6 +291,6 @@ def test_the_shipped_notebooks_are_found():
 
 
 def test_an_installation_without_notebooks_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(kvmlab, "__file__", str(tmp_path / "kvmlab" / "__init__.py"))
+    monkeypatch.setattr(lessons, "__file__", str(tmp_path / "kvmlab" / "text" / "lessons.py"))
     with pytest.raises(KvmlabError, match="came without its notebooks"):
         lab.shipped()
