@@ -1,13 +1,14 @@
 """Seeded questions: the engine's answer is accepted, each misconception is known by its name.
 
-Every kind is tried with some seeds here, and with 10,000 by ``--all``.
+Every kind is tried with some seeds here, and with 10,000 by ``--all``; what is proved of each
+question is in proof.py.
 """
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,71 +18,71 @@ from kvmlab.base.errors import BadChoice
 from kvmlab.course.draw import Draw
 from kvmlab.course.problem import Bits, Choice, Number, Sequence, distinct
 from kvmlab.course.questions import DIFFICULTIES
-from kvmlab.text import LANGUAGES, catalogue, speaking
+from kvmlab.text import catalogue
+from tests.course.proof import digest_of, essence, prove, proved
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden.json")
 FEW, MANY = 34, 3334  # seeds of each of three difficulties
 
 
-def prove(question):
-    """What must hold of every question; returns the names of its misconceptions."""
-    form = question.form
-    assert course.check(question, question.solution).ok, question
-    assert course.check(question, question.answer).ok, question
-    for name, answer in question.wrong.items():
-        verdict = course.check(question, form.show(answer))
-        assert (verdict.outcome, verdict.mistake) == ("wrong", name), (question, answer)
-    if isinstance(form, Choice):
-        names = [name for name, _ in form.options]
-        assert len(set(names)) == len(names) > 1
-        assert {question.answer, *question.wrong.values()} <= set(names)
-        assert not any(len(name) == 1 and name.upper() <= form.letter(names[-1]) for name in names)
-    if isinstance(form, Bits):
-        assert len(set(form.names)) == len(form.names)
-        assert all(one <= set(form.names) for one in (question.answer, *question.wrong.values()))
-    return set(question.wrong)
-
-
-def render(question):
-    """All that a learner may read of a question, in the language spoken."""
-    form = question.form
-    if isinstance(form, Choice):
-        shown = [str(words) for _, words in form.options]
-        assert len(set(shown)) == len(shown), question
-    return "\n".join(
-        [question.id, question.text, question.expects, *question.hints, question.explanation]
-    )
-
-
-def in_every_language(question):
-    said = []
-    for language in LANGUAGES:
-        with speaking(language):
-            said.append(render(question))
-    assert len(set(said)) == len(said), question
-
-
-def proved(kind, seeds):
-    """The misconceptions met; each third seed is rendered too."""
-    met = set()
-    for seed in range(seeds):
-        for difficulty in DIFFICULTIES:
-            question = course.question(kind, seed, difficulty)
-            met |= prove(question)
-            if (seed + difficulty) % 3 == 0:
-                in_every_language(question)
-    return met
-
-
 @pytest.mark.parametrize("kind", course.kinds())
 def test_solution_and_misconceptions_are_recognised(kind):
-    assert proved(kind, FEW)
+    met, _ = proved(kind, FEW)
+    assert met
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", course.kinds())
-def test_ten_thousand_seeds(kind):
-    assert proved(kind, MANY)
+def test_ten_thousand_seeds(kind, other_python):
+    """All is proved, and said in the same bytes by processes with other hash seeds and Pythons."""
+    met, digest = proved(kind, MANY)
+    assert met
+    ours = os.environ.get("PYTHONHASHSEED")
+    assert printed(sys.executable, kind, MANY, "2" if ours == "1" else "1") == {kind: digest}
+    if other_python.path:
+        assert printed(other_python.path, kind, MANY, "random") == {kind: digest}
+
+
+@pytest.mark.long
+def test_there_is_a_second_python(other_python):
+    """If not, the bytes of two processes were compared, but not those of two Pythons."""
+    if not other_python.path:
+        pytest.skip(other_python.reason)
+
+
+PLANTED = {
+    "a wrong answer that is right": lambda q: replace(q, wrong={"x": q.answer}),
+    "a solution that is not": lambda q: replace(q, answer=q.answer + 1, wrong={"x": q.answer + 1}),
+    "two misconceptions with one answer": lambda q: replace(q, wrong={"x": 7, "y": 7}),
+    "a misconception without words": lambda q: replace(q, wrong={"no-such": 7777}),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_mistake_in_a_question_is_seen(name):
+    planted = PLANTED[name](course.question("ept.references"))
+    with pytest.raises((AssertionError, KeyError)):
+        prove(planted)
+
+
+def test_options_that_read_alike_are_seen():
+    one = course.question("slot.largest")
+    assert prove(one)
+    (first, words), *_ = one.form.options
+    for twin in (("new", words), (first.lower(), "other words"), ("a", "more words")):
+        with pytest.raises((AssertionError, ValueError)):
+            prove(replace(one, form=Choice((*one.form.options, twin))))
+
+
+def test_equal_questions_with_two_answers_are_seen(monkeypatch):
+    """The engine's answer must follow from what is said."""
+    one = course.question("ept.references")
+    other = replace(one, answer=one.answer + 100, seed=8)
+    assert essence(one)[0] == essence(other)[0]
+    monkeypatch.setattr(course, "question", lambda _kind, seed, _difficulty: (one, other)[seed])
+    with pytest.raises(AssertionError):
+        proved("ept.references", 2)
 
 
 def test_there_are_many_kinds_over_all_topics():
@@ -106,35 +107,26 @@ def test_every_misconception_of_the_catalogue_is_planted_by_some_question():
 
 # -- the same everywhere ---------------------------------------------------------------------
 
-PRINT = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_questions import fingerprint
-print(fingerprint())
-"""
 
-
-def fingerprint():
-    """A digest of what all kinds ask in all languages."""
-    digest = hashlib.sha256()
-    for language in LANGUAGES:
-        with speaking(language):
-            for kind in course.kinds():
-                for difficulty in DIFFICULTIES:
-                    digest.update(render(course.question(kind, 7, difficulty)).encode())
-    return digest.hexdigest()
-
-
-def test_bytes_are_equal_whatever_the_hash_seed():
-    """This process has a seed of its own, most likely."""
+def printed(python, kinds, seeds, hash_seed):
+    """The digests of kinds by name, as another process of this or another Python has them."""
     done = subprocess.run(
-        [sys.executable, "-c", PRINT.format(tests=str(Path(__file__).parent))],
-        env={**os.environ, "PYTHONHASHSEED": "4711"},
+        [python, "-m", "tests.course.proof", kinds, str(seeds)],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.stderr, done.stdout.strip()) == ("", fingerprint())
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def test_bytes_are_equal_whatever_the_hash_seed():
+    """This process has a seed of its own, most likely."""
+    assert printed(sys.executable, "all", 1, "4711") == {
+        kind: digest_of(kind, 1) for kind in course.kinds()
+    }
 
 
 def drawn():
