@@ -1,15 +1,24 @@
 """Answers as people write them: bases, units, letters, sets; and one line for what is no answer."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvmlab import course
 from kvmlab.course.answers import BadAnswer, read, slip
 from kvmlab.course.problem import Bits, Choice, Number, Sequence
+from kvmlab.course.questions import Question
 from kvmlab.text import speaking
 
 COUNT, ADDRESS, SIZE = Number("references"), Number(base=16), Number("KiB")
 PICK = Choice((("none", "nothing at all"), ("ept", "EPT"), ("b", "a hole")))
 FLAGS = Bits(("P", "R/W", "A"))
+
+
+def wide(text):
+    """Full-width characters, as an input method for Chinese gives them."""
+    return "".join(chr(ord(one) + 0xFEE0) for one in text)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +32,7 @@ FLAGS = Bits(("P", "R/W", "A"))
         ("0x18", COUNT, 24),
         ("0b11000", COUNT, 24),
         ("18h", COUNT, 24),
-        ("\uff12\uff14", COUNT, 24),  # full-width digits,
+        (wide("24"), COUNT, 24),
         ("196,608", COUNT, 196608),
         ("196_608", COUNT, 196608),
         ("-3", COUNT, -3),
@@ -38,7 +47,25 @@ FLAGS = Bits(("P", "R/W", "A"))
         ("4096K", SIZE, 4096),
         ("1G", SIZE, 1 << 20),
         ("4096 bytes", SIZE, 4),
+        ("+24", COUNT, 24),
+        ("24。", COUNT, 24),
+        ("\u221224", COUNT, -24),  # a minus sign
+        ("\u200b24\u00a0", COUNT, 24),  # a zero-width and a no-break space
+        ("196 608", COUNT, 196608),
+        ("196" + wide(",") + "608", COUNT, 196608),
+        (np.int64(24), COUNT, 24),
+        (np.uint64(24), ADDRESS, 24),
+        ("0x7f30 0000", ADDRESS, 0x7F300000),
+        (wide("0x7f"), ADDRESS, 0x7F),
+        ("0b101", ADDRESS, 5),
+        ("0b1f", ADDRESS, 0xB1F),
+        ("4096 字节", SIZE, 4),
+        (wide("4MiB"), SIZE, 4096),
         ("2.", PICK, None),
+        (wide("B"), PICK, "ept"),
+        ("(B)", PICK, "ept"),
+        ("b、", PICK, "ept"),
+        ("B. EPT", PICK, "ept"),
         ("B", PICK, "ept"),
         ("b)", PICK, "ept"),
         ("ept", PICK, "ept"),
@@ -58,6 +85,8 @@ FLAGS = Bits(("P", "R/W", "A"))
         ("1 2 3", Sequence(3), (1, 2, 3)),
         ("(1,200,300)", Sequence(3), (1, 200, 300)),
         ("1/0x10/3", Sequence(3), (1, 16, 3)),
+        ("1" + wide(",") + "2、3", Sequence(3), (1, 2, 3)),
+        ((np.int32(4), "20"), Sequence(2), (4, 20)),
         ([4, 20], Sequence(2), (4, 20)),
     ],
 )
@@ -73,6 +102,12 @@ def test_an_answer_is_read_as_people_write_it(answer, form, value):
     "answer, form, words",
     [
         ("many", COUNT, "'?many'? is no whole number"),
+        ("二十四", COUNT, "二十四 is written in words; write it with the digits 0 to 9"),
+        ("二十四", ADDRESS, "is written in words"),
+        ("12 34", COUNT, "is no whole number"),
+        ("9" * 5000, COUNT, "is no whole number"),
+        (True, COUNT, "true is no whole number"),
+        (np.array([2, 4]), COUNT, "is no whole number"),
         ("", COUNT, "is no whole number"),
         ("1.5", COUNT, "1.5 is no whole number"),
         ("7f", COUNT, "7f is no decimal number; for hex write 0x7f"),
@@ -106,6 +141,51 @@ def test_the_wrong_base_is_noticed():
     assert slip("A", PICK, "ept") is None
 
 
+def test_the_wrong_base_is_noticed_in_a_sequence_too():
+    assert "write 0x18, 0x10" in slip("18 10", Sequence(2), (24, 16))
+    assert slip("18 11", Sequence(2), (24, 16)) is None
+    assert slip([24, 16], Sequence(2, 16), (24, 16)).startswith("24 16 is read as hex here")
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        ("4194304", "4194304 would be right in bytes; what is asked for: KiB"),
+        ("4", "4 would be right in MiB"),
+    ],
+)
+def test_a_size_that_lacks_its_unit_is_noticed(answer, words):
+    assert words in slip(answer, SIZE, 4096)
+    assert slip("5", SIZE, 4096) is None
+    assert slip("4", COUNT, 4096) is None
+
+
+@given(st.text(max_size=30), st.sampled_from([COUNT, ADDRESS, SIZE, PICK, FLAGS, Sequence(2)]))
+def test_whatever_is_written_is_read_or_gets_one_line(text, form):
+    question = Question("x.y", 7, 1, form, 0, {}, {}, (), ())
+    verdict = course.check(question, text)
+    if verdict.outcome == "unclear":
+        assert verdict.feedback.strip()
+        assert "\n" not in verdict.feedback
+    else:
+        value = read(text, form)
+        assert read(form.show(value), form) == value
+
+
+@given(st.integers(0, 1 << 64))
+def test_a_number_is_read_however_it_is_grouped(value):
+    for text in (
+        f"{value}",
+        f"{value:,}",
+        f"{value:_}",
+        f"{value:#x}",
+        f"{value:,}".replace(",", " "),
+    ):
+        assert read(text, COUNT) == value
+    for text in (f"{value:#x}", f"{value:X}", f"{value:#_x}"):
+        assert read(text, ADDRESS) == value
+
+
 @pytest.fixture
 def question():
     return course.question("ept.references", 0, 1)
@@ -136,6 +216,15 @@ def test_a_right_number_in_the_other_base_is_unclear_and_not_wrong():
     assert "read as hex here" in verdict.feedback
     index = course.question("address.index", 168)
     assert (index.answer, course.check(index, "172").mistake) == (0x172, "levels-reversed")
+
+
+def test_a_right_size_without_its_unit_is_unclear_and_not_wrong():
+    question = course.question("slot.which", 7)
+    target = course.question("balloon.memtotal", 7)
+    in_bytes = target.answer << 10
+    assert course.check(target, f"{in_bytes}").outcome == "unclear"
+    assert course.check(target, f"{in_bytes} bytes").ok
+    assert course.check(question, "二").outcome == "unclear"
 
 
 def test_feedback_is_in_the_language_spoken(question):
