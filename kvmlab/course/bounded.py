@@ -1,9 +1,10 @@
-"""A learner's function, run so that it always comes to an end.
+"""A learner's function, run within the process so that it comes to an end.
 
 It runs in a thread of its own with a budget of lines (sys.settrace, of that thread alone) and of
 time.  What swallows that which stops it is left behind when its time is up: the notebook goes on.
 Where there are no threads (Pyodide) only lines are counted.  One thing cannot be stopped from
-within a process: a single call into C that never ends, such as ``sum(iter(int, 1))``.
+within a process: a single call into C that never ends, such as ``sum(iter(int, 1))``.  So where
+there are processes, `apart` is used instead, with the same `Budget`.
 """
 
 import ctypes
@@ -32,10 +33,53 @@ class Ran:
     line: int = 0
 
 
+class Budget:
+    """Counts the lines that a function runs, and stops it at the last one.
+
+    ``place`` is where the number of the present line is kept: eight bytes, perhaps shared.
+    """
+
+    def __init__(self, lines: int = LINES, place: memoryview | None = None) -> None:
+        self._left, self._file = lines, ""
+        self._line = (place or memoryview(bytearray(8))).cast("Q")
+
+    @property
+    def line(self) -> int:
+        """The line that runs now, or ran last, in the file of the function."""
+        return self._line[0]
+
+    def call(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> Ran:
+        """How the function ended."""
+        try:
+            return Ran("returned", self._traced(function, arguments))
+        except OutOfBounds:
+            return Ran("lines" if self._left < 0 else "time", line=self.line)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  it is told
+            return Ran("raised", error, self.line)
+
+    def _traced(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
+        before = sys.gettrace()
+        self._file = getattr(getattr(function, "__code__", None), "co_filename", "")
+        sys.settrace(self._trace)
+        try:
+            return function(*arguments)
+        finally:
+            sys.settrace(before)
+
+    def _trace(self, frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401  CPython's own type of trace functions
+        if event == "line":
+            if frame.f_code.co_filename == self._file or not self._file:
+                self._line[0] = frame.f_lineno or 0
+            self._left -= 1
+            if self._left < 0:
+                raise OutOfBounds
+        return self._trace
+
+
 def run(function: Callable[..., object], arguments: tuple[Any, ...], *, lines: int = LINES,
         seconds: float = SECONDS) -> Ran:  # fmt: skip
     """Call ``function`` within its bounds; whatever it does, how it ended is returned."""
-    budget = _Budget(lines)
+    budget = Budget(lines)
     result = Ran("time")
     done = threading.Event()
 
@@ -67,35 +111,3 @@ def _stop(thread: threading.Thread, done: threading.Event) -> None:
         name = ctypes.c_ulong(thread.ident)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(name, ctypes.py_object(OutOfBounds))
         done.wait(_MOMENT)
-
-
-class _Budget:
-    """Counts the lines that a function runs, and stops it at the last one."""
-
-    def __init__(self, lines: int) -> None:
-        self._left, self.line = lines, 0
-
-    def call(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> Ran:
-        """How the function ended."""
-        try:
-            return Ran("returned", self._traced(function, arguments))
-        except OutOfBounds:
-            return Ran("lines" if self._left < 0 else "time", line=self.line)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  it is told
-            return Ran("raised", error, self.line)
-
-    def _traced(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
-        before = sys.gettrace()
-        sys.settrace(self._trace)
-        try:
-            return function(*arguments)
-        finally:
-            sys.settrace(before)
-
-    def _trace(self, frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401  CPython's own type of trace functions
-        if event == "line":
-            self.line = frame.f_lineno
-            self._left -= 1
-            if self._left < 0:
-                raise OutOfBounds
-        return self._trace

@@ -1,16 +1,19 @@
 """Programming tasks: a learner's function is run on seeded cases, and the first failure is told.
 
-`check_program` never hangs (`bounded`) and never raises for what the function does; its `Report`
-says which case failed, what was expected and what came.
+`check_program` never raises for what the function does; its `Report` says which case failed, what
+was expected and what came.  Where there are processes the function runs in one of its own
+(`apart`), so that nothing it does can hang the notebook.  Elsewhere (Windows, Pyodide) it runs
+within bounds (`bounded`), which a single endless call into C escapes.  What is said is the same.
 """
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kvmlab.base.errors import BadChoice
-from kvmlab.course.bounded import LINES, SECONDS, Ran, run
+from kvmlab.course.apart import Ended, NoProcess, tried
+from kvmlab.course.bounded import LINES, SECONDS, Budget, Ran, run
 from kvmlab.course.draw import Draw
 from kvmlab.course.task import Case, Task
 from kvmlab.course.tasks import TASKS
@@ -64,8 +67,9 @@ def check_program(
 ) -> Report:
     """Run ``function`` on ``cases`` seeded cases of ``task``; the first that fails ends it.
 
-    Each call may take 200,000 lines and ``seconds``.  Raises `BadChoice` for a task that there is
-    not, for what is no function, and for a number of cases below 1 or above 1000.
+    Each call may take 200,000 lines, ``seconds`` and 1 GiB.  What it changes outside of itself is
+    not seen here where it runs in a process of its own.  Raises `BadChoice` for a task that there
+    is not, for what is no function, and for a number of cases below 1 or above 1000.
     """
     found = _task(task)
     if not callable(function):
@@ -74,12 +78,35 @@ def check_program(
         raise BadChoice(f"{cases!r} cases cannot be tried; choose 1 to {_MOST_CASES}")
     if type(seed) is not int:
         raise BadChoice(f"{seed!r} is no seed; write a whole number")
-    for number, case in enumerate(_cases(found, seed, cases)):
-        trouble = _trouble(found, case, run(function, case.arguments, seconds=seconds))
-        if trouble:
-            values = {"number": number + 1, "case": str(case.words), "trouble": trouble}
-            return Report(task, number, cases, say("course.program.failed", **values))
-    return Report(task, cases, cases, say("course.program.passed", cases=cases))
+
+    def trial(number: int, place: memoryview) -> str | None:
+        case = _case(found, seed, number)
+        return _trouble(found, case, Budget(LINES, place).call(function, case.arguments))
+
+    try:
+        ended = tried(trial, cases, seconds)
+    except NoProcess:
+        ended = _within(found, function, seed, cases, seconds)
+    if ended.how == "passed":
+        return Report(task, cases, cases, say("course.program.passed", cases=cases))
+    values = {
+        "number": ended.passed + 1,
+        "case": str(_case(found, seed, ended.passed).words),
+        "trouble": ended.words or say(f"course.program.{ended.how}", line=ended.line),
+    }
+    return Report(task, ended.passed, cases, say("course.program.failed", **values))
+
+
+def _within(
+    task: Task, function: Callable[..., object], seed: int, cases: int, seconds: float
+) -> Ended:
+    """Try all cases in this process."""
+    for number in range(cases):
+        case = _case(task, seed, number)
+        ran = run(function, case.arguments, seconds=seconds)
+        if trouble := _trouble(task, case, ran):
+            return Ended(number, "failed", trouble)
+    return Ended(cases, "passed")
 
 
 def _task(name: str) -> Task:
@@ -88,9 +115,8 @@ def _task(name: str) -> Task:
     return TASKS[name]
 
 
-def _cases(task: Task, seed: int, count: int) -> Iterator[Case]:
-    for number in range(count):
-        yield task.make(Draw(f"task/{task.name}/{seed}/{number}"))
+def _case(task: Task, seed: int, number: int) -> Case:
+    return task.make(Draw(f"task/{task.name}/{seed}/{number}"))
 
 
 def _trouble(task: Task, case: Case, ran: Ran) -> str | None:
@@ -100,7 +126,7 @@ def _trouble(task: Task, case: Case, ran: Ran) -> str | None:
     if ran.how == "time":
         return say("course.program.time", line=ran.line)
     if ran.how == "raised":
-        error = f"{type(ran.value).__name__}: {ran.value}"
+        error = f"{type(ran.value).__name__}: {ran.value}".removesuffix(": ")
         return say("course.program.raised", error=_short(error), line=ran.line)
     try:
         said = task.judge(case, plain(ran.value))
