@@ -1,7 +1,7 @@
 """``kvmlab completion``: what bash, zsh or fish need to complete kvmlab's words."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 HELP = "Print a script that lets your shell complete kvmlab's commands and options."
 SHELLS = ("bash", "zsh", "fish")
@@ -40,10 +40,17 @@ def words() -> dict[str, list[str]]:
 def _words(add_arguments: Callable[[argparse.ArgumentParser], None]) -> list[str]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
-    actions = parser._actions  # noqa: SLF001  argparse offers no other list of its options
-    options = [one for action in actions for one in action.option_strings]
-    values = [str(one) for action in actions for one in action.choices or ()]
-    return sorted({*options, *values})
+    return sorted(set(_offered(parser)))
+
+
+def _offered(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Options and listed values of a parser, and of those that its own words lead to."""
+    for action in parser._actions:  # noqa: SLF001  argparse offers no other list of its options
+        yield from action.option_strings
+        yield from map(str, action.choices or ())
+        if isinstance(action.choices, dict):
+            for inner in action.choices.values():
+                yield from _offered(inner)
 
 
 def bash(offered: dict[str, list[str]], *, zsh: bool) -> str:

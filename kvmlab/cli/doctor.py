@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import kvmlab
+from kvmlab.labs.browser import BROWSERS
 
 HELP = "Say what this machine has, and what kvmlab can do with it."
 
@@ -29,7 +30,6 @@ PACKAGES = (
     ("distributed", "kvmlab sweep on a Dask cluster"),
     ("unicorn", "an independent CPU in the tests"),
 )
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROGRAMS = (
     (BROWSERS, "browser", "tests of the labs; PNG and PDF of lecture pages"),
     (("valgrind",), "valgrind", "kvmlab record: a trace of your own program"),

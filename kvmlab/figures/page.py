@@ -28,7 +28,7 @@ class Part:
 
 def page(title: str, lead: Sequence[str], parts: Sequence[Part]) -> str:
     """The whole page: ``lead`` is what it says in sentences, then each part."""
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    style = looks("page.css") + looks("plots.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'"
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in lead)
@@ -37,17 +37,24 @@ def page(title: str, lead: Sequence[str], parts: Sequence[Part]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>{escape(title)}</title>\n<style>{style}</style>\n"
-        f"<h1>{escape(title)}</h1>\n{said}\n" + "".join(map(_part, parts)) + "</html>\n"
+        f"<h1>{escape(title)}</h1>\n{said}\n" + "".join(map(part_html, parts)) + "</html>\n"
     )
 
 
-def _part(part: Part) -> str:
-    caption = f"<figcaption>{escape(part.table.caption)}</figcaption>"
+def looks(name: str) -> str:
+    """A style sheet of this folder; ``plots.css`` is all that `part_html` needs."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def part_html(part: Part) -> str:
+    """A drawing under its title with its table folded away, or a table alone."""
+    caption = f"<figcaption>{escape(part.table.caption)}</figcaption>" * bool(part.table.caption)
     table = f'<div class="wide">{_table(part.table)}</div>'
     if part.svg:
         table = f"<details><summary>{say('page.table')}</summary>{table}</details>"
+    title = f"<h2>{escape(part.title)}</h2>\n" if part.title else ""
     inside = f"<figure>{part.svg}{caption}{table}</figure>"
-    return f"<section>\n<h2>{escape(part.title)}</h2>\n{inside}\n</section>\n"
+    return f'<section class="plot">\n{title}{inside}\n</section>\n'
 
 
 def _table(table: Table) -> str:

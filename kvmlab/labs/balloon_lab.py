@@ -9,6 +9,7 @@ import ipywidgets
 from kvmlab.figures.balloon import balloon_curves, balloon_scene, buddy_table, numbers_table
 from kvmlab.figures.balloon_diagnosis import diagnoses, summary
 from kvmlab.figures.curves import Curves
+from kvmlab.figures.lecture import Lecture, balloon_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import LinesPlace
 from kvmlab.labs.stepped import SteppedLab
@@ -148,6 +149,9 @@ class BalloonLab(SteppedLab):
 
     def _draw_charts(self) -> None:
         self.charts.show(self._curves())
+
+    def _lecture(self) -> Lecture:
+        return balloon_lecture(self.experiment)
 
     def _code(self, plan: dict[str, object]) -> str:
         usual = Beginning()

@@ -16,6 +16,7 @@ from kvmlab.figures.hugepages_words import (
     served_table,
     summary,
 )
+from kvmlab.figures.lecture import Lecture, hugepages_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import Bars
 from kvmlab.labs.controls import choice
@@ -152,6 +153,9 @@ class HugePagesLab(SteppedLab):
     def _place(self, widget: ipywidgets.Widget) -> None:
         if self.charts.children != (widget,):
             self.charts.children = (widget,)
+
+    def _lecture(self) -> Lecture:
+        return hugepages_lecture(self.experiment)
 
     def _code(self, plan: dict[str, object]) -> str:
         usual = Beginning()

@@ -7,11 +7,13 @@ nothing has changed.  So undo is exact, and a share string brings back all that 
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import ClassVar
 
 import ipywidgets
 
 from kvmlab.base.errors import BadChoice
+from kvmlab.figures.lecture import Lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.guard import Notice, guarded
 from kvmlab.labs.markup import STYLE, table_html
@@ -115,6 +117,21 @@ class Lab(ipywidgets.VBox):
     def finish(self) -> None:
         """Complete what the lab would go on with while you look; most labs are always complete."""
 
+    def export(self, path: Path | str, *, replace: bool = False) -> str:
+        """Write what is shown as one file that needs no kernel; returns how another page shows it.
+
+        An ``.html`` steps and plays, with questions while ``predict`` is on; an ``.svg`` and a
+        ``.png`` show the figure at its end, a ``.pdf`` is a handout (the last two need Chromium).
+        Raises `BadChoice` for another ending, or if the file is there and not to be replaced.
+        """
+        from kvmlab.labs.export import free_path, write_lecture
+
+        place = free_path(path, replace=replace)
+        with speaking(self._language):
+            lecture = self._lecture()
+            told = lecture if self.predict.value else lecture.told()
+            return write_lecture(place, told, self._language, replace=replace)
+
     # -- what a lab of its own says -------------------------------------------------------
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
@@ -140,6 +157,10 @@ class Lab(ipywidgets.VBox):
     def _middle(self) -> str:
         """More of the desk, between the facts and the tables: HTML, its text escaped."""
         return ""
+
+    def _lecture(self) -> Lecture:
+        """All that is shown at the end of the last step, for a page without a kernel."""
+        raise NotImplementedError
 
     def _code(self, plan: dict[str, object]) -> str:
         """Lines of Python that make ``plan`` real without a lab."""

@@ -20,6 +20,7 @@ from kvmlab.figures import crossing as crossing_figures
 from kvmlab.figures import modes as figures
 from kvmlab.figures.costs import model_names
 from kvmlab.figures.curves import Curves
+from kvmlab.figures.lecture import Lecture, modes_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.figures.traps import most_exits, traps_scene
 from kvmlab.kvm.policy import POLICIES, policy_named
@@ -304,6 +305,13 @@ class ModesLab(Lab):
             words = escape(say("modes.progress", design=figures.design(mmu), **numbers))
         bar = f'<progress max="{total}" value="{done}" aria-label="{words}"></progress>'
         self.progress.value = f"{bar} {words}"
+
+    def _lecture(self) -> Lecture:
+        self.finish()
+        plan: dict[str, Any] = self.plan
+        return modes_lecture(
+            self.rows, self._shown_traps, self._cycles, plan["tried"], plan["calm"]
+        )
 
     def _code(self, plan: dict[str, Any]) -> str:
         return comparison_code(plan)

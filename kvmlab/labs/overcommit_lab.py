@@ -10,6 +10,7 @@ from types import MappingProxyType
 import ipywidgets
 
 from kvmlab.figures.curves import Curves
+from kvmlab.figures.lecture import Lecture, overcommit_lecture
 from kvmlab.figures.overcommit import (
     day_scene,
     memory_curves,
@@ -236,6 +237,10 @@ class OvercommitLab(SteppedLab):
 
     def _draw_charts(self) -> None:
         self.charts.show(self._curves())
+
+    def _lecture(self) -> Lecture:
+        self.finish()
+        return overcommit_lecture(self.day)
 
     def _code(self, plan: dict[str, object]) -> str:
         setting, usual = Setting.of(plan), Setting()

@@ -8,6 +8,7 @@ import traitlets
 
 from kvmlab.base.addresses import parse_address
 from kvmlab.base.errors import BadChoice
+from kvmlab.figures.lecture import Lecture, own_spaces_lecture, spaces_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.figures.spaces import key_of, maps_table, read_key
 from kvmlab.figures.spaces_scene import (
@@ -223,6 +224,11 @@ class SpacesLab(Lab):
     def _tables(self) -> list[Table]:
         told = [told_table(self.spaces.told)] if not self._own else []
         return [*told, maps_table(self.machine)]
+
+    def _lecture(self) -> Lecture:
+        if self._own:
+            return own_spaces_lecture(self._own, self._trail)
+        return spaces_lecture(self.spaces, self._trail, self._deed() if self._told else None)
 
     def _code(self, plan: dict[str, object]) -> str:
         followed = f"{plan['space']!r}, {parse_address(str(plan['address'])):#x}"

@@ -16,6 +16,7 @@ from kvmlab.figures.builder import (
     machine_scene,
     tree_sentence,
 )
+from kvmlab.figures.lecture import Lecture, own_tables_lecture, tables_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.figures.tree import entry_key, read_key
 from kvmlab.figures.tried import outcome_sentence
@@ -290,6 +291,11 @@ class TablesLab(Lab):
 
     def _views(self) -> list[ipywidgets.Widget]:
         return [self.player, self.bits]
+
+    def _lecture(self) -> Lecture:
+        if self._own:
+            return own_tables_lecture(self._own, self.entry)
+        return tables_lecture(self.builder, self.entry)
 
     def _code(self, plan: dict[str, object]) -> str:
         if self._own:

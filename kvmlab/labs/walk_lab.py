@@ -11,6 +11,7 @@ from kvmlab.base.errors import BadChoice
 from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.costs import cycles_text
 from kvmlab.figures.fold import Walk
+from kvmlab.figures.lecture import Lecture, walk_lecture, walk_variant
 from kvmlab.figures.scene import Scene
 from kvmlab.figures.walk import Setting, design_name, read_walk, summary, walk_scene
 from kvmlab.hardware.records import Kind
@@ -186,6 +187,11 @@ class WalkLab(Lab):
     def _facts(self) -> list[str]:
         facts = [summary(self._walk, self._setting, self._recorded.before)]
         return facts + ([cycles_text(self._walk, GRADED)] if self._walk.references else [])
+
+    def _lecture(self) -> Lecture:
+        if self._machine is None:
+            return walk_lecture(_request(self.plan))
+        return Lecture(say("page.walk"), walk_variant(self._recorded))
 
     def _code(self, plan: dict[str, Any]) -> str:
         return own_code(_request(plan)) if self._machine else access_code(_request(plan))

@@ -1,30 +1,46 @@
 """A lecture page in Chromium: from a file, with no kernel and no network."""
 
+import os
+
 import pytest
 
+from kvmlab import labs
 from kvmlab.cli import main
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:metadata .* from the constructor:DeprecationWarning"
+)  # of bqplot's scales, when they are first imported
 
 
 @pytest.fixture(scope="module")
-def lecture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("lecture") / "walk.html"
-    assert main(["export", "walk", "--out", str(path)]) == 0
-    return path
+def lectures(tmp_path_factory):
+    """Pages by name: a walk; a comparison; and a balloon with the lab's own questions."""
+    folder = tmp_path_factory.mktemp("lectures")
+    paths = {name: folder / f"{name}.html" for name in ("walk", "modes", "asked", "zh")}
+    assert main(["export", "walk", "--out", str(paths["walk"])]) == 0
+    modes = ["export", "modes", "ls", "--limit", "500"]
+    assert main([*modes, "--out", str(paths["modes"])]) == 0
+    assert main([*modes, "--language", "zh", "--out", str(paths["zh"])]) == 0
+    lab = labs.balloon()
+    lab.do("setmem", 8192)
+    lab.export(paths["asked"])
+    return paths
 
 
 @pytest.fixture
-def show(browser, lecture):
-    """Open the page; it must ask for nothing else and say nothing on the console."""
+def show(browser, lectures):
+    """Open a page; it must ask for nothing else and say nothing on the console."""
     contexts, trouble = [], []
 
-    def start(**options):
+    def start(name="walk", **options):
+        address = lectures[name].as_uri()
         context = browser.new_context(viewport={"width": 1100, "height": 1000}, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda r: trouble.append(r.url) if r.url != lecture.as_uri() else None)
-        page.goto(lecture.as_uri())
+        page.on("request", lambda r: trouble.append(r.url) if r.url != address else None)
+        page.goto(address)
         return page
 
     yield start
@@ -60,6 +76,51 @@ def test_without_javascript_the_still_figure_and_its_table_are_there(show):
     page = show(java_script_enabled=False)
     assert page.locator(".kvm-still svg").is_visible()
     assert page.locator(".kvm-still tbody tr").count() > 24
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_comparison_has_its_charts_and_the_tables_behind_them(show, axe, scheme):
+    page = show("modes", color_scheme=scheme)
+    page.wait_for_selector(".kvm-count")
+    charts = page.locator(".kvm-parts figure > svg")
+    assert charts.count() == 5
+    summary = page.locator(".kvm-parts summary").first
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".kvm-parts table").first.is_visible()
+    axe(page, "main")
+    shots = os.environ.get("KVMLAB_SHOTS")
+    if shots:
+        page.screenshot(path=f"{shots}/lecture-modes-{scheme}.png", full_page=True)
+
+
+def test_facts_and_charts_wait_for_the_last_answer(show, axe):
+    page = show("asked")
+    page.wait_for_selector(".kvm-count")
+    told = page.locator(".kvm-facts, .kvm-parts")
+    assert [one.is_visible() for one in told.all()] == [False, False]
+    page.locator(".kvmlab-player").focus()
+    for _ in range(20):  # by the keyboard alone: answer what is asked, then go on
+        choices = page.locator(".kvm-ask button")
+        if choices.count():
+            axe(page, "main")
+            choices.first.focus()
+            page.keyboard.press("Enter")
+        elif page.locator(".kvm-forward").is_disabled():
+            break
+        else:
+            assert not page.locator(".kvm-parts").is_visible()
+            page.keyboard.press("ArrowRight")
+    assert [one.is_visible() for one in told.all()] == [True, True]
+    page.keyboard.press("Home")
+    assert told.last.is_visible()
+
+
+def test_a_page_speaks_one_language(show):
+    page = show("zh")
+    page.wait_for_selector(".kvm-count")
+    assert page.locator("html").get_attribute("lang") == "zh"
+    assert "同一个程序" in page.locator("h1").inner_text()
 
 
 @pytest.mark.parametrize("suffix, head", [(".png", b"\x89PNG"), (".pdf", b"%PDF")])

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from kvmlab.cli import commands, main
+from kvmlab.cli.completion import words
 
 
 def script(shell, capsys):
@@ -40,3 +41,7 @@ def test_bash_completes_commands_options_and_values(line, words, capsys):
 def test_every_command_is_in_every_script(shell, capsys):
     text = script(shell, capsys)
     assert all(name in text for name in commands())
+
+
+def test_options_behind_a_word_are_offered_too():
+    assert {"walk", "balloon", "--out", "--guest-page", "2M", "--share"} <= set(words()["export"])

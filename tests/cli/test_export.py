@@ -1,33 +1,17 @@
 """`kvmlab export`: one file, complete in itself."""
 
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from kvmlab.cli import main
+from kvmlab import labs
+from kvmlab.cli import export, main
+from tests.lecture_pages import parsed, unpacked
 
-VOID = {"meta", "input", "br"}
-
-
-class Page(HTMLParser):
-    """The open elements, which must close in order, and every attribute."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.attributes = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, *pair) for pair in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:metadata .* from the constructor:DeprecationWarning"
+)  # of bqplot's scales, when they are first imported
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +23,7 @@ def page(tmp_path_factory):
 
 def test_the_page_is_small_and_its_elements_close_in_order(page):
     assert page.stat().st_size < 300_000
-    parser = Page()
-    parser.feed(page.read_text(encoding="utf-8"))
-    assert parser.open == []
-    names = {name for _, name, _ in parser.attributes}
+    names = {name for _, name, _ in parsed(page.read_text(encoding="utf-8")).attributes}
     assert "style" not in names
     assert not {"src", "href", "onclick", "srcset", "action"} & names
 
@@ -64,10 +45,10 @@ def test_without_a_script_the_figure_and_its_table_are_there(page):
 def test_nothing_is_replaced_unless_forced(tmp_path, capsys, suffix):
     path = tmp_path / f"mine{suffix}"
     path.write_text("mine", encoding="utf-8")
-    assert main(["export", "walk", "--out", str(path)]) == 2
+    assert main(["export", "walk", "--guest-levels", "2", "--out", str(path)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "mine"
-    assert main(["export", "walk", "--out", str(path), "--force"]) == 0
+    assert main(["export", "walk", "--guest-levels", "2", "--out", str(path), "--force"]) == 0
     assert path.read_text(encoding="utf-8") != "mine"
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
@@ -84,7 +65,7 @@ def test_the_drawing_is_well_formed_and_lit(tmp_path):
     "options, words",
     [
         (["--out", "x.gif"], "must end in .html, .svg, .png, .pdf"),
-        (["--out", "no/such/folder/x.html"], "No such file or directory"),
+        (["--out", "no/such/folder/x.html"], "no/such/folder is no folder"),
         (["--mmu", "native", "--host-page", "2M", "--out", "x.html"], "native paging has none"),
         ([], "--out"),
     ],
@@ -107,8 +88,65 @@ def test_a_picture_without_chromium_is_refused_in_one_line(tmp_path, monkeypatch
 
 def test_the_page_speaks_chinese(tmp_path):
     path = tmp_path / "x.html"
-    arguments = ["export", "walk", "--mmu", "native", "--language", "zh", "--out", str(path)]
+    arguments = ["export", "walk", "--guest-levels", "2", "--language", "zh", "--out", str(path)]
     assert main(arguments) == 0
     text = path.read_text(encoding="utf-8")
     assert '<html lang="zh">' in text
     assert "一次访问" in text
+
+
+def test_the_lists_of_a_walk_offer_every_design_and_page_size(page):
+    data = unpacked(page.read_text(encoding="utf-8"))
+    designs, guest, host = (axis["options"] for axis in data["axes"])
+    assert len(designs) == len(export.DESIGNS)
+    assert (set(guest), set(host)) == ({"4K", "2M", "1G"}, {"4K", "2M", "1G", "–"})
+    assert len({tuple(one["choice"]) for one in data["variants"]}) == len(data["variants"]) > 50
+    counts = {tuple(one["choice"]): one["facts"] for one in data["variants"]}
+    assert counts["EPT", "2M", "2M"].startswith("EPT: 15 references")
+    assert counts["EPT", "4K", "4K"].startswith("EPT: 24 references")
+
+
+def test_every_lab_but_the_questions_is_exported():
+    assert {*export.LABS, "walk", "modes"} == {*labs.__all__} - {"ask"}
+
+
+def test_a_comparison_is_exported_with_its_designs(tmp_path, capsys):
+    path = tmp_path / "x.html"
+    given = ["ls", "--limit", "300", "--mmu", "shadow", "--mmu", "ept"]
+    assert main(["export", "modes", *given, "--out", str(path)]) == 0
+    assert '<iframe src="x.html"' in capsys.readouterr().out
+    (only,) = unpacked(path.read_text(encoding="utf-8"))["variants"]
+    assert "shadow paging" in only["facts"]
+    assert "native" not in only["facts"]
+    assert only["parts"].count("<svg") == 5
+
+
+@pytest.mark.parametrize("asking", [False, True])
+def test_a_share_string_is_exported_as_it_is(tmp_path, asking):
+    lab = labs.balloon(language="zh")
+    lab.do("setmem", 8192)
+    path = tmp_path / "x.html"
+    options = ["--share", lab.share, "--out", str(path)] + ["--ask"] * asking
+    assert main(["export", "balloon", *options]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert '<html lang="zh">' in text
+    (only,) = unpacked(text)["variants"]
+    assert len(only["scene"]["steps"]) == lab.player.steps
+    assert any(step["ask"] for step in only["scene"]["steps"]) == asking
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["balloon", "--share", "kvmlab1.walk.AAAA"], "is of the lab 'walk', not of 'balloon'"),
+        (["balloon", "--share", "../../etc/passwd"], "a share string reads kvmlab1.balloon"),
+        (["modes", "no/such/trace"], "no/such/trace"),
+        (["ask"], "invalid choice"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, words):
+    assert main(["export", *options, "--out", str(tmp_path / "x.html")]) == 2
+    line = capsys.readouterr().err
+    assert words in line
+    assert line.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -113,7 +113,7 @@ def test_the_page_stands_alone_under_the_strictest_policy(array, outcome):
 
 def test_every_chart_of_the_page_has_its_table_its_unit_and_the_convention(array, outcome):
     text = sweep_page(array, outcome, PRICES)
-    sections = text.split("<section>")[1:]
+    sections = text.split('<section class="plot">')[1:]
     assert len(sections) == 1 + 5
     for section, chart in zip(sections[1:], charts(array), strict=True):
         assert section.count("<svg") == section.count("<table") == 1
