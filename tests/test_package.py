@@ -151,3 +151,13 @@ def test_binder_stops_when_a_step_of_its_build_fails():
 
     assert build.read_text().startswith("#!/bin/bash\nset -euo pipefail\n")
     assert build.stat().st_mode & 0o111 == 0o111
+
+
+def test_the_workflow_runs_what_everybody_runs_with_actions_that_cannot_change():
+    steps = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+
+    assert re.findall(r"^\s+- run: (.+)$", steps, re.MULTILINE) == ["bash .ci/run"]
+    used = re.findall(r"uses: (\S+)", steps)
+    assert used
+    assert [one for one in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", one)] == []
+    assert "permissions:\n  contents: read\n" in steps
