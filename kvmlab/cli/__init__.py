@@ -1,7 +1,8 @@
 """The command line: ``kvmlab COMMAND``, one file of this folder for each command.
 
-A command is a module with ``HELP`` (one line), ``add_arguments(parser)`` and ``run(args)``, which
-returns the exit status.  It loads the engine inside ``run``, so that ``kvmlab --help`` is quick.
+A command is a module with ``HELP`` (one line), ``EXAMPLES`` (lines to try),
+``add_arguments(parser)`` and ``run(args)``, which returns the exit status.  It loads the engine
+inside ``run``, so that ``kvmlab --help`` is quick.
 What a user got wrong ends as one line on standard error and exit status 2, never as a traceback.
 """
 
@@ -24,7 +25,23 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 DESIGNS = ("native", "shadow", "ept", "npt", "agile", "l2-ept", "l2-shadow")
 """`machine.DESIGNS`, here without the engine."""
 
+STATUSES = f"""exit status:
+  0    done
+  {BAD_INPUT}    what was asked cannot be: one line on standard error says what is wrong
+  {INTERRUPTED}  interrupted
+  {BROKEN_PIPE}  whoever read the output went away
+  kvmlab record ends with the status of the program that it ran.
+
+Figures are printed as JSON with --json. Colours are for terminals: NO_COLOR turns them off."""
+
 _Value = TypeVar("_Value")
+
+
+class _Help(argparse.HelpFormatter):
+    """Help whose own line breaks stay, as in lists of examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,17 +99,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="kvmlab",
         description="How KVM virtualizes memory: labs, walks and comparisons.",
+        epilog=STATUSES,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kvmlab {kvmlab.__version__}")
     choices = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in commands().items():
         sub = choices.add_parser(
-            name, help=command.HELP, description=command.HELP, allow_abbrev=False
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            epilog=_examples(command),
+            formatter_class=_Help,
+            allow_abbrev=False,
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return parser
+
+
+def _examples(command: ModuleType) -> str:
+    """The command's examples as the end of its help."""
+    return "\n  ".join(["examples:", *command.EXAMPLES])
 
 
 def _refuse(message: str) -> int:

@@ -15,6 +15,10 @@ from kvmlab.cli.lab import parse_port
 from kvmlab.text.lessons import shipped
 
 HELP = "Serve one lab or one notebook as a page without code, for a lecture."
+EXAMPLES = (
+    "kvmlab app modes",
+    "kvmlab app 07 --no-browser --port 9000",
+)
 THEMES = ("light", "dark")
 
 

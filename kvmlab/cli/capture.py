@@ -8,6 +8,10 @@ from kvmlab.cli import argument
 from kvmlab.cli._output import add_output, written
 
 HELP = "Boot a small Linux under QEMU; record its page tables, registers and QEMU's answers."
+EXAMPLES = (
+    "kvmlab capture -o mine.json.gz",
+    "kvmlab capture --levels 5 --memory 256M -o five.json.gz",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--busybox", type=Path, metavar="FILE", help="a static busybox (default: this machine's)"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON: the file and its counts")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,5 +52,9 @@ def run(args: argparse.Namespace) -> int:
             found = live_guest.take(guest, f"{kernel.name.removeprefix('vmlinuz-')}, QEMU TCG")
         path.write_bytes(gzip.compress(json.dumps(found).encode(), 9, mtime=0))
     tables, answers = len(found["tables"]), len(found["gva2gpa"])
-    print(f"kvmlab: {args.output}: {tables} page tables, {answers} answers", file=sys.stderr)
+    if args.json:
+        told = {"file": str(args.output), "tables": tables, "answers": answers}
+        print(json.dumps({**told, "bytes": args.output.stat().st_size}, indent=2))
+    else:
+        print(f"kvmlab: {args.output}: {tables} page tables, {answers} answers", file=sys.stderr)
     return 0

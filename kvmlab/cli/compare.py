@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from kvmlab.workloads.trace import Trace
 
 HELP = "Replay a recorded program under native paging, shadow paging, EPT and others, and count."
+EXAMPLES = (
+    "kvmlab compare sort",
+    "kvmlab compare ls --limit 2000 --mmu shadow --mmu ept --policy today",
+    "kvmlab compare mine.lackey.xz --json",
+    "kvmlab compare zipf:seed=3,pages=4096 --mmu ept --mmu agile",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

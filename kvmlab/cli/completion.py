@@ -4,6 +4,10 @@ import argparse
 from collections.abc import Callable, Iterator
 
 HELP = "Print a script that lets your shell complete kvmlab's commands and options."
+EXAMPLES = (
+    'eval "$(kvmlab completion bash)"',
+    "kvmlab completion fish",
+)
 SHELLS = ("bash", "zsh", "fish")
 
 BASH = """_kvmlab() {{

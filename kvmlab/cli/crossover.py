@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from kvmlab.study.crossover import Crossover, Plan, Progress
 
 HELP = "Turn one parameter of a program until another design wins, and show both curves."
+EXAMPLES = (
+    "kvmlab crossover",
+    "kvmlab crossover pages --mmu native --mmu ept --html pages.html",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

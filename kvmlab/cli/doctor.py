@@ -16,6 +16,10 @@ import kvmlab
 from kvmlab.labs.browser import BROWSERS
 
 HELP = "Say what this machine has, and what kvmlab can do with it."
+EXAMPLES = (
+    "kvmlab doctor",
+    "kvmlab doctor --json",
+)
 
 PACKAGES = (
     ("numpy", "the engine"),

@@ -1,6 +1,7 @@
 """``kvmlab export``: what a lab shows, as a page, a drawing or a handout for a lecture."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ HELP = "Write what a lab shows as one self-contained file: .html that steps, .sv
 EXAMPLES = (
     "kvmlab export walk --guest-page 2M --out walk.html",
     "kvmlab export modes ls --limit 20000 --mmu shadow --mmu ept --out modes.html",
-    "kvmlab export balloon --share kvmlab1.balloon.eNp... --ask --out balloon.html",
+    "kvmlab export balloon --share STRING --ask --out balloon.html",
 )
 LANGUAGES = ("en", "zh")
 """`text.LANGUAGES`, here without the engine."""
@@ -59,6 +60,7 @@ def _kind(kinds: argparse._SubParsersAction, name: str, what: str) -> argparse.A
         ".pdf is a handout (.png and .pdf need Chromium)",
     )
     one.add_argument("--force", action="store_true", help="replace the file if it is there")
+    one.add_argument("--json", action="store_true", help="print JSON: the file, its size, its line")
     return one
 
 
@@ -72,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
     if args.language:
         lab.language.value = args.language
     shown = lab.export(path, replace=args.force)
-    print(f"{path}: {path.stat().st_size:,} bytes")
-    print(shown)
+    size = path.stat().st_size
+    if args.json:
+        print(json.dumps({"file": str(path), "bytes": size, "embed": shown}, indent=2))
+    else:
+        print(f"{path}: {size:,} bytes\n{shown}")
     return 0
 
 

@@ -23,6 +23,10 @@ from kvmlab.cli import argument
 from kvmlab.text.lessons import INDEX, shipped
 
 HELP = "Open the course in JupyterLab, on a working copy of its notebooks."
+EXAMPLES = (
+    "kvmlab lab",
+    "kvmlab lab ~/kvm --no-browser --port 8899",
+)
 MANIFEST = ".kvmlab.json"
 COURSE = "kvmlab-course"
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from kvmlab.course import Question
 
 HELP = "Ask questions that the engine solves; the same seed asks the same ones."
+EXAMPLES = (
+    "kvmlab quiz",
+    "kvmlab quiz -s 7 -n 3 --topic tlb -c",
+    "kvmlab quiz --list",
+    "kvmlab quiz -s 7 -c --format jupyterquiz -o questions.json",
+)
 FORMATS = ("text", "json", "jupyterquiz")
 LANGUAGES = ("en", "zh")
 """`text.LANGUAGES`, here without the engine."""

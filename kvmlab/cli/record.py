@@ -1,6 +1,7 @@
 """``kvmlab record -o FILE -- CMD``: what a program of the learner's own accesses, as a trace."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -13,12 +14,19 @@ if TYPE_CHECKING:
     from kvmlab.workloads.recorder import Progress
 
 HELP = "Run a command of your own under valgrind's lackey and record what it accesses."
+EXAMPLES = (
+    "kvmlab record -o mine.lackey.xz -- ls -l",
+    "kvmlab compare mine.lackey.xz",
+)
 BLINK = 0.2  # seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and which command."""
     add_output(parser, "the trace: packed if its name ends in .xz or .gz")
+    parser.add_argument(
+        "--json", action="store_true", help="say what was made as JSON, on standard error"
+    )
     parser.add_argument(
         "command",
         nargs=argparse.REMAINDER,
@@ -34,8 +42,12 @@ def run(args: argparse.Namespace) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     with written(args.output, force=args.force) as path, counter() as progress:
         done = record(command, path, args.output.suffix, progress)
-    told = f"kvmlab: {args.output}: {done.records:,} records, {args.output.stat().st_size:,} bytes"
-    print(told, file=sys.stderr)
+    size = args.output.stat().st_size
+    told = f"kvmlab: {args.output}: {done.records:,} records, {size:,} bytes"
+    if args.json:
+        counts = {"records": done.records, "bytes": size, "status": done.status}
+        told = json.dumps({"file": str(args.output), **counts})
+    print(told, file=sys.stderr)  # standard output is the command's own
     return done.status
 
 

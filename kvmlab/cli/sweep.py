@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from kvmlab.study.sweep import Outcome, Progress
 
 HELP = "Replay programs under every combination of designs, page sizes, TLBs and walk caches."
+EXAMPLES = (
+    "kvmlab sweep ls --mmu shadow --mmu ept --guest-page 4K --guest-page 2M",
+    "kvmlab sweep sort ls --tlb 64x4+1536x12 --jobs 2 --journal long.jsonl --html long.html",
+)
 SOME_FAILED = 1
 DASK_TIMEOUT = 10.0  # seconds that a scheduler has to answer
 

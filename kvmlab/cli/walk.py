@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from kvmlab.study.costs import CostTable
 
 HELP = "Print one translation step by step, from a cold TLB."
+EXAMPLES = (
+    "kvmlab walk",
+    "kvmlab walk --mmu shadow --guest-page 2M --host-page 4K",
+    "kvmlab walk --guest-levels 5 --host-levels 5 --gva 0x7f1234567ab8 --json",
+)
 GUEST_PAGES = ("4K", "2M", "4M", "1G")
 HOST_PAGES = ("4K", "2M", "1G")
 SPACES = ("gva", "gpa", "hva", "hpa")

@@ -1,5 +1,6 @@
 """`kvmlab export`: one file, complete in itself."""
 
+import json
 import re
 from xml.etree import ElementTree as ET
 
@@ -122,12 +123,14 @@ def test_a_comparison_is_exported_with_its_designs(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("asking", [False, True])
-def test_a_share_string_is_exported_as_it_is(tmp_path, asking):
+def test_a_share_string_is_exported_as_it_is(tmp_path, capsys, asking):
     lab = labs.balloon(language="zh")
     lab.do("setmem", 8192)
     path = tmp_path / "x.html"
-    options = ["--share", lab.share, "--out", str(path)] + ["--ask"] * asking
+    options = ["--share", lab.share, "--out", str(path), "--json"] + ["--ask"] * asking
     assert main(["export", "balloon", *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["file"], told["bytes"]) == (str(path), path.stat().st_size)
     text = path.read_text(encoding="utf-8")
     assert '<html lang="zh">' in text
     (only,) = unpacked(text)["variants"]

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import pty
+import re
+import shlex
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -23,7 +26,9 @@ def kvmlab_command(*arguments: str, **options: object) -> subprocess.CompletedPr
 
 def planted(run, add_arguments=lambda parser: None) -> SimpleNamespace:
     """A command module whose ``run`` is given."""
-    return SimpleNamespace(HELP="Do what a test wants.", add_arguments=add_arguments, run=run)
+    return SimpleNamespace(
+        HELP="Do what a test wants.", EXAMPLES=(), add_arguments=add_arguments, run=run
+    )
 
 
 @pytest.fixture
@@ -69,12 +74,67 @@ def test_help_loads_no_engine_and_no_widgets():
     assert done.stdout == "\n"
 
 
-def test_every_command_has_the_three_parts():
+def test_every_command_has_its_parts():
     for name, module in cli.commands().items():
         assert isinstance(module, ModuleType)
         assert "\n" not in module.HELP, name
         assert callable(module.add_arguments), name
         assert callable(module.run), name
+
+
+@pytest.mark.parametrize("name", cli.commands())
+def test_every_help_ends_with_examples_that_are_right(name, capsys):
+    """They parse, and one of them at least is of the command itself."""
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    told = capsys.readouterr().out.partition("\nexamples:\n")[2].splitlines()
+    assert end.value.code == 0
+    assert [line.strip() for line in told] == list(cli.commands()[name].EXAMPLES)
+    lines = [line.replace('eval "$(', "").replace(')"', "") for line in map(str.strip, told)]
+    assert any(line.startswith(f"kvmlab {name}") for line in lines)
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "kvmlab"
+        assert cli._parser().parse_args(arguments).run
+
+
+def test_help_says_what_an_exit_status_means():
+    told = kvmlab_command("--help").stdout
+    for status in (0, cli.BAD_INPUT, cli.INTERRUPTED, cli.BROKEN_PIPE):
+        assert f"\n  {status:<3}  " in told
+
+
+PRINTING = (
+    ["doctor"],
+    ["walk", "--mmu", "native"],
+    ["compare", "ls", "--limit", "200", "--mmu", "ept"],
+    ["sweep", "ls", "--limit", "200", "--mmu", "ept", "--jobs", "1"],
+    ["quiz", "-s", "1", "-n", "1", "-c"],
+)
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=lambda one: one[0])
+def test_what_goes_to_a_pipe_has_no_colour(arguments):
+    done = kvmlab_command(*arguments)
+
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_terminal_without_colours_gets_none():
+    """Bold and dim are left: they are no colour."""
+    told = {}
+    for name, more in (("plain", {"NO_COLOR": "1"}), ("usual", {"TERM": "xterm-256color"})):
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "kvmlab", "doctor"]
+        environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}
+        environment |= {"TERM": "xterm-256color", **more}
+        subprocess.run(command, stdout=theirs, env=environment, check=True, timeout=60)
+        os.close(theirs)
+        told[name] = os.read(ours, 100_000).decode()
+        os.close(ours)
+    assert "\x1b[" in told["usual"]
+    assert not re.search(r"\x1b\[[\d;]*[349][0-7]m", told["plain"])
 
 
 @pytest.mark.parametrize(
@@ -152,7 +212,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
         "import sys, types, kvmlab.cli as c;"
         "run = lambda args: print('line\\n' * 100000) or 0;"
         "c.commands = lambda: {'planted': types.SimpleNamespace("
-        "HELP='x', add_arguments=lambda p: None, run=run)};"
+        "HELP='x', EXAMPLES=(), add_arguments=lambda p: None, run=run)};"
         "sys.exit(c.main(['planted']))"
     )
     reading, writing = os.pipe()

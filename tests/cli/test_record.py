@@ -1,5 +1,6 @@
 """``kvmlab record``: the command's own output and status, and a trace that reads; or one line."""
 
+import json
 import lzma
 import os
 import shutil
@@ -47,6 +48,13 @@ def fake(tmp_path, monkeypatch):
 
 def left(folder):
     return sorted(one.name for one in folder.iterdir() if one.name != "bin")
+
+
+def test_what_was_made_is_told_as_json_on_standard_error(capfd, tmp_path, fake):
+    path = tmp_path / "t.lackey"
+    status, out, err = run(capfd, "-o", path, "--json", "--", "echo", "--json")
+    told = {"file": str(path), "records": 3, "bytes": path.stat().st_size, "status": 0}
+    assert (status, out, json.loads(err)) == (0, "--json\n", told)
 
 
 @pytest.mark.parametrize("name", ["t.lackey", "t.lackey.gz", "t.lackey.xz"])
