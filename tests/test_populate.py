@@ -9,10 +9,12 @@ import pytest
 
 from kvmlab.base.errors import BadAddress, BadSize, OutOfMemory
 from kvmlab.base.tap import silent
+from kvmlab.guest import ahead
+from kvmlab.hardware.tlb import SKYLAKE, TINY, UNIFIED
 from kvmlab.linux.lru import Lru
 from kvmlab.machine import Machine
 
-MIB, AREA = 1 << 20, 0x1000_0000
+MIB, GIB, AREA = 1 << 20, 1 << 30, 0x1000_0000
 MACHINES = (
     {"mmu": "native"},
     {"mmu": "native", "guest_levels": 2},
@@ -40,17 +42,28 @@ def did(do, made):
 
 
 def state(made):
-    """All memory, and what the allocators know of it; stale descriptors aside."""
+    """All memory, what the allocators know of it, what CPUs keep; stale descriptors aside."""
     found = {"image": made.ram.image(), "guest": buddy(made.guest.frames.buddy)}
+    found["cached"] = [cached(cpu) for cpu in made.cpus]
     found["tables"] = made.guest.table_frames, made.table_bytes()
     if made.host:
         frames, lists = made.host.memory.frames, made.host.memory.lists
         used = np.flatnonzero(frames.role)
-        columns = ("role", "order", "lru", "referenced", "dirty", "stamp", "mapping", "index")
+        columns = ("role", "order", "lru", "referenced", "dirty", "mapping", "index")
         found["host"] = buddy(made.host.buddy), made.qemu.process.rss, lists.size, used.tolist()
         found["frames"] = {one: getattr(frames, one)[used].tolist() for one in columns}
+        order = np.unique(frames.stamp[used], return_inverse=True)[1]  # lists may count anew
+        found["frames"]["stamp"] = order.tolist()
         found["lists"] = [lists.pages(one).tolist() for one in Lru]
     return found
+
+
+def cached(cpu):
+    """All translations that a CPU keeps, each set in its order of use."""
+    sets = [ways for array in cpu.tlb.arrays() for ways in array.sets]
+    sets += cpu.walk_caches.held.values() if cpu.walk_caches else []
+    sets += cpu.nested_tlb.array.sets if cpu.nested_tlb else []
+    return [list(one.items()) for one in sets]
 
 
 def buddy(one):
@@ -67,11 +80,39 @@ def populate_guest(made):
         made.guest.store(AREA + 0x7000 + page * 4096, page)
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Even two tables are worth being filled at once; returns whether that was so, each time."""
+    made, store = [], ahead.store_quietly
+    monkeypatch.setattr(ahead, "_WORTH", 2)
+    monkeypatch.setattr(ahead, "store_quietly", lambda *args: made.append(store(*args)) or made[-1])
+    return made
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("options", MACHINES, ids=str)
 def test_a_guest_that_populates_a_mapping_table_by_table(options):
     page_by_page, quiet = both(populate_guest, **options)
     for what, expected in page_by_page.items():
         assert quiet[what] == expected, what
+
+
+@pytest.mark.parametrize("geometry", [UNIFIED, SKYLAKE, TINY], ids=lambda one: one.name)
+@pytest.mark.parametrize("mmu", ["native", "ept", "npt"])
+def test_a_guest_whose_stores_nobody_traps_fills_many_tables_at_once(few, mmu, geometry):
+    """Two tables above them, which it enters them in: one ends after 3 MiB."""
+
+    def populate(made):
+        if made.host:
+            made.vcpu.mmu.pre_fault(0, 24 * MIB)
+        made.guest.switch(made.guest.spawn("demo"))
+        made.guest.current.mmap(GIB - 7 * MIB, 14 * MIB, populate=True)
+        made.guest.current.mmap(GIB + 8 * MIB, 6 * MIB, write=False, populate=True)
+
+    page_by_page, quiet = both(populate, mmu=mmu, geometry=geometry, guest_memory="24M")
+    for what, expected in page_by_page.items():
+        assert quiet[what] == expected, what
+    assert few == [True, True, True]
 
 
 def test_a_guest_that_runs_out_of_frames_meanwhile():
@@ -124,7 +165,9 @@ def test_a_host_whose_memory_gets_short_meanwhile():
         ("ept", "4K", "logged"),
         ("ept", "4K", "shared"),
         ("ept", "2M", "used"),
+        ("ept", "4K", "backed"),
         ("npt", "4K", "backed"),
+        ("agile", "4K", "backed"),
         ("agile", "4K", "used"),
     ],
 )

@@ -74,6 +74,18 @@ class Frames:
         gpas: list[int] = (take(count) << PAGE_SHIFT).tolist()
         return gpas
 
+    def take_run(self, count: int) -> Pages:
+        """As many as there are of ``count`` pages, as `alloc` gives them where nobody manages."""
+        return self.buddy.alloc_frames(count) << PAGE_SHIFT
+
+    def take_tables(self, count: int, pages: int) -> Pages:
+        """A row for each of so many new tables that map so many pages, in the order of faults.
+
+        That is the first page, the table, the other pages.
+        """
+        self.tables += count
+        return self.take_run(count * (pages + 1)).reshape(count, pages + 1)
+
     def take_block(self, order: int) -> int | None:
         """A block for a driver, on the same terms; None when there is none."""
         try:

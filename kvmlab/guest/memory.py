@@ -10,6 +10,7 @@ from dataclasses import replace
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.errors import OutOfMemory
 from kvmlab.base.tap import Tap, silent
+from kvmlab.guest.ahead import Ahead
 from kvmlab.guest.frames import Frames
 from kvmlab.guest.huge_pages import HugeEntries
 from kvmlab.guest.pager import Pager
@@ -37,6 +38,7 @@ class Memory:
     ) -> None:
         self._smp, self._tables, self._frames = smp, tables, frames
         self._shootdown, self._roots, self._tap = shootdown, roots, tap
+        self._ahead = Ahead(smp, tables, frames)
         self.pager: Pager | None = None  # who swaps pages out, if anybody does
         self.huge: HugeEntries | None = None  # THP, where memory is managed at all
 
@@ -150,24 +152,14 @@ class Memory:
 
     def populate(self, process: Process, vma: Vma) -> None:
         """Give every page of a new mapping as `demand` does; unless told, table by table."""
-        gva = vma.start
+        gva, flags = vma.start, self._flags(vma) | (DIRTY if vma.write else 0)
         while gva < vma.end:
             slot = self.demand(process, vma, gva, write=vma.write)
             shift = HUGE_SHIFT if self.huge and self.huge.has(slot) else vma.shift
             gva = (gva & -1 << shift) + (1 << shift)
             if vma.shift == PAGE_SHIFT and self._tap is silent and not self.pager:
-                gva += self._fill_table(slot, vma.end - gva >> PAGE_SHIFT)
-
-    def _fill_table(self, slot: int, pages: int) -> int:
-        """Map ``pages`` more like the one at ``slot``, in its table; how many bytes.
-
-        That is less if the table ends, or frames run out.
-        """
-        flags = self._tables.flags_of(self._tables.read(slot), 1)
-        room = self._tables.entries(1) - 1 - self._tables.index(slot)
-        frames = self._frames.take(min(room, pages))
-        self._tables.fill(slot + self._tables.format.entry_bytes, frames, flags)
-        return len(frames) << PAGE_SHIFT
+                gva += self._ahead.fill_rest(slot, vma.end - gva >> PAGE_SHIFT, flags)
+                gva += self._ahead.fill_tables(process.root, gva, vma.end, flags)
 
     def _mapped_anew(self, process: Process, vma: Vma, gva: int, frame: int, shift: int) -> None:
         if self.pager and vma.shift == PAGE_SHIFT:

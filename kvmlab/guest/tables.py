@@ -8,6 +8,7 @@ Linux, arch/x86/mm and mm/memory.c.
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvmlab.base.addresses import PAGE_SIZE
 from kvmlab.base.errors import Overlap
@@ -31,6 +32,11 @@ _TABLE = PRESENT | WRITABLE | ACCESSED | DIRTY  # _KERNPG_TABLE; with USER, _PAG
 _FRAME = 0x000F_FFFF_FFFF_F000
 _WIDE = 8  # bytes of an entry but of 32-bit paging
 _KERNEL_HALF = 1 << 11  # of the entries of a root
+
+
+def pointing(table: int) -> int:
+    """The entry of a user's address range that leads to a table of small pages."""
+    return table | _TABLE | USER
 
 
 class PageTables:
@@ -102,9 +108,20 @@ class PageTables:
             table = entry & _FRAME
         return self.slot(table, gva, leaf)
 
-    def fill(self, slot: int, frames: list[int], flags: int) -> None:
+    def way(self, root: int, gva: int, level: int) -> list[int]:
+        """The slots on the way down to the one for ``gva`` at ``level``; empty if a table lacks."""
+        slots, table = [], root
+        for here in range(self.format.levels, level - 1, -1):
+            slots.append(self.slot(table, gva, here))
+            entry = self.read(slots[-1])
+            if here > level and (not entry & PRESENT or entry & LARGE):
+                return []
+            table = entry & _FRAME
+        return slots
+
+    def fill(self, slot: int, frames: list[int] | NDArray[np.int64], flags: int) -> None:
         """Map small pages by neighbouring entries of one table, which are empty."""
-        entries = np.array(frames, np.uint64) | np.uint64(flags | PRESENT)
+        entries = np.asarray(frames).astype(np.uint64) | np.uint64(flags | PRESENT)
         here = self.virtual(slot)
         wide = self.format.entry_bytes == _WIDE
         self._smp.cpu.store_each(here, entries if wide else entries.astype(np.uint32))
@@ -122,7 +139,7 @@ class PageTables:
 
     def point(self, slot: int, table: int) -> None:
         """Let an entry of the user's half lead to a table (pmd_populate())."""
-        self.write(slot, table | _TABLE | USER)
+        self.write(slot, pointing(table))
 
     def index(self, slot: int) -> int:
         """The number of an entry in its table."""

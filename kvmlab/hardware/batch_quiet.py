@@ -23,7 +23,8 @@ from kvmlab.hardware.records import NestedTlbLookups, Steps, TlbLookups, WalkCac
 from kvmlab.hardware.tlb import ALL_SIZES
 
 _SHIFT = 12
-_USERS = 3  # the first kind of access (`batch_plan.KINDS`) that a user makes
+_USER_CPL, _USERS = 3, 3
+_FRAME = 0x000F_FFFF_FFFF_F000
 _WHERE = ("miss", "L1", "L2")
 
 
@@ -32,19 +33,27 @@ class Made:
     """What came of the accesses of a quiet stretch, one by one."""
 
     where: Bytes  # MISS, L1 or L2 of each access
-    missed: Ints  # which of them missed; the rest is about those
-    served: Served
+    missed: Ints  # which of them missed
+    served: Served  # what came of those
+    plan: Plan
+    keys: Keys
 
     def __len__(self) -> int:
         """How many accesses were made."""
         return len(self.where)
 
+    def reached(self) -> Ints:
+        """The host-physical address of the page of each access."""
+        row = self.keys.used.searchsorted(self.keys.of_access[: len(self)])
+        return self.plan.words.take(row) & _FRAME
+
 
 def make_quietly(cpu: Cpu, gva: Ints, kinds: Bytes, least: int) -> Made | None:
-    """Make these accesses, by a user, up to the first that is not quiet; returns what came of them.
+    """Make these accesses, at the CPU's privilege level, up to the first that is not quiet.
 
-    None, and nothing is done, where fewer than ``least`` are quiet, where something stale is cached
-    for them, or where the batch does not know the machine: protection keys, agile paging.
+    Returns what came of them, one by one; None, and nothing is done, where fewer than
+    ``least`` are quiet, where something stale is cached for them, or where the batch does not know
+    the machine: protection keys, agile paging.
     """
     made = stretch(cpu, gva, kinds, least)
     if made is not None:
@@ -58,7 +67,7 @@ def stretch(cpu: Cpu, gva: Ints, kinds: Bytes, least: int) -> Made | None:
         return None
     keys = page_keys(gva, (1 << cpu.context.width - _SHIFT) - 1)
     plan = plan_pages(cpu, keys.numbers)
-    count = _quiet(plan, keys, kinds)
+    count = _quiet(plan, keys, kinds, _users(cpu))
     owed = plan.locator and any(any(one.due) for one in plan.locator.tables)
     if count < max(least, 1) or owed:
         return None
@@ -75,11 +84,16 @@ def _known(cpu: Cpu) -> bool:
     return whole and not keyed and ctx.tables is not None and not (ctx.ept and ctx.ept.agile)
 
 
-def _quiet(plan: Plan, keys: Keys, kinds: Bytes) -> int:
+def _users(cpu: Cpu) -> int:
+    """The first of the kinds of access (`batch_plan.KINDS`) that the CPU makes now."""
+    return _USERS if cpu.cpl == _USER_CPL else 0
+
+
+def _quiet(plan: Plan, keys: Keys, kinds: Bytes, first: int) -> int:
     """How many accesses come before the first that is refused or sets an A or D bit."""
     words = np.zeros(keys.size, np.int16)
     words[keys.used] = plan.words & 0xFFF
-    said = words.take(keys.of_access) >> ((kinds >> 1) + np.uint8(_USERS))
+    said = words.take(keys.of_access) >> ((kinds >> 1) + np.uint8(first))
     eventful = np.flatnonzero((said & (REFUSED | MARK)) != 0)
     return int(eventful[0]) if len(eventful) else len(kinds)
 
@@ -102,14 +116,14 @@ def _make(cpu: Cpu, plan: Plan, keys: Keys, gva: Ints, kinds: Bytes) -> Made:
     tlb.give_back(where)
     for one in handed:
         one.give_back()
-    return Made(where, missed, served)
+    return Made(where, missed, served, plan, keys)
 
 
 def _tell(cpu: Cpu, made: Made) -> None:
     """Say it all at once."""
     for name, count in zip(_WHERE, np.bincount(made.where, minlength=3).tolist(), strict=True):
         if count:
-            cpu.tap(TlbLookups(user=True, where=name, count=count))
+            cpu.tap(TlbLookups(user=cpu.cpl == _USER_CPL, where=name, count=count))
     served = made.served
     if cpu.walk_caches:
         for level, count in enumerate(np.bincount(served.start).tolist()):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvmlab.hardware import permissions
 from kvmlab.hardware.batch_handover import Entry, Handed, StaleError, beyond, linear
 from kvmlab.hardware.batch_pages import Bytes, Ints, Keys
 from kvmlab.hardware.batch_plan import Plan
@@ -18,7 +19,7 @@ from kvmlab.hardware.processor import CR4_PGE
 from kvmlab.hardware.records import USER, WRITE, Kind
 from kvmlab.hardware.tlb import GLOBAL, Key, Tlb, TlbEntry
 
-_SHIFT = 12
+_SHIFT, _USER_CPL = 12, 3
 _NEVER = -1
 
 
@@ -124,9 +125,16 @@ class TlbHandover:
         kinds = self._asked.get(number)
         if kinds is None or key[2] not in self._cpu.context.tags:
             return None
-        if not _grants(entry, kinds):
+        if not self._grants(entry, kinds):
             raise StaleError
         return number
+
+    def _grants(self, entry: TlbEntry, kinds: int) -> bool:
+        """Whether the CPU may use a cached translation in all these ways."""
+        controls, rights, user = self._cpu.controls, entry.rights, self._cpu.cpl == _USER_CPL
+        return entry.allows & kinds == kinds and all(
+            permissions.allowed(controls, rights, kind, user=user) for kind in Kind if kind & kinds
+        )
 
     def _tag(self, key: Key) -> int:
         return page_tag(key[0] & self._mask(key[1]), key[1])
@@ -194,9 +202,3 @@ def _shifts(plan: Plan) -> Ints:
     """The size in which the TLB keeps each page: the smaller one of the two dimensions."""
     found = [one.shifts() for one in (plan.guest, plan.final) if one]
     return np.minimum(*found) if len(found) > 1 else found[0]
-
-
-def _grants(entry: TlbEntry, kinds: int) -> bool:
-    """Whether a user may use a cached translation in all these ways."""
-    needs = USER | kinds & ~1 if kinds else 0
-    return entry.allows & kinds == kinds and entry.rights & needs == needs

@@ -262,14 +262,14 @@ class Cpu(Mmu):
         done together.
         """
         size = words.itemsize
-        for number, word in enumerate(words.tolist()):
+        for number in range(len(words)):
             here = gva + number * size
             access = Access(here, Kind.WRITE, self.cpl == 3)
             hpa = self.cached(access, self.controls) if self.tap is silent else None
             if hpa is not None:
                 self.ram.write(hpa, words[number:].tobytes())
                 return
-            self.store(here, word, size)
+            self.store(here, int(words[number]), size)
 
     def store_bytes(self, gva: int, data: bytes) -> None:
         """Write ``data`` at ``gva``, within one page: one instruction (REP STOS for a page)."""

@@ -109,12 +109,18 @@ class EptTree:
     def _open(self, entry: Entry) -> None:
         """Make a table of an entry that maps nothing, or a large page."""
         if not self._bits.live(entry.spte):
-            self._link(entry, self._new_table(entry))
+            self.add_table(entry)
         elif self._legacy:  # drop_large_spte(): the rest is faulted in again
             self.zap(entry)
-            self._link(entry, self._new_table(entry))
+            self.add_table(entry)
         else:
             self.split(entry)
+
+    def add_table(self, entry: Entry) -> int:
+        """Let an entry that maps nothing point to a new table; returns its address."""
+        table = self._new_table(entry)
+        self._link(entry, table)
+        return table
 
     def split(self, entry: Entry) -> None:
         """Put a table of 512 smaller leaves in the place of a large one; nothing else changes.

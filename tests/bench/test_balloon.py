@@ -109,7 +109,7 @@ def test_a_guest_with_1_gib_mapped_in_both_dimensions():
         made = backed()
         return seconds(lambda: map_both(made))
 
-    assert fills("building guest tables and EPT", measure) < 10_000
+    assert fills("building guest tables and EPT", measure) < 3000
 
 
 def test_the_host_backs_1_gib():

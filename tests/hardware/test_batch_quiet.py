@@ -73,7 +73,7 @@ class Told:
 
 
 def cpu_of(seed, mode, second, geometry):
-    """A CPU over random tables, accesses by a user, and what the CPU tells."""
+    """A CPU over random tables, accesses by a user or the kernel, and what the CPU tells."""
     origin, gva, kinds, _ = shared(seed, mode, second)
     origin.controls.cr4 &= ~(CR4_PKE | CR4_PKS)
     origin.refresh()
@@ -82,7 +82,7 @@ def cpu_of(seed, mode, second, geometry):
     cpu.vmcs, cpu.context = origin.vmcs, origin.context
     if cpu.vmcs is None:
         cpu.start(origin.controls)
-    cpu.cpl = 3
+    cpu.cpl = 0 if seed & 4 else 3
     return cpu, gva, kinds, told
 
 
