@@ -27,6 +27,7 @@ COURSE = (
     "10_what_libvirt_sees.ipynb",
     "11_overcommit.ipynb",
     "12_a_real_guest.ipynb",
+    "13_nested_virtualization.ipynb",
 )
 PATHS = sorted(NOTEBOOKS.rglob("[!.]*.ipynb"))
 KERNEL = {"name": "python3", "language": "python"}
