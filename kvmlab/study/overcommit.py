@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kvmlab.base.errors import BadChoice, ProcessKilled
+from kvmlab.base.errors import BadChoice, BadSize, ProcessKilled
 from kvmlab.base.tap import silent
 from kvmlab.hardware.ram import Ram
 from kvmlab.host.kernel import Host
@@ -195,8 +195,11 @@ def placement(setting: Setting) -> Placed:
 class Day:
     """The experiment: `run` lets a day pass, an hour at a time; ``ticks`` is what was seen."""
 
-    def __init__(self, setting: Setting, manager: Manager | None = None) -> None:
-        """``manager`` is the learner's own, used where ``setting`` says so; else `BadChoice`."""
+    def __init__(self, setting: Setting, manager: Manager | None = None, *, pool: int = 0) -> None:
+        """``manager`` is the learner's own, used where ``setting`` says so; else `BadChoice`.
+
+        ``pool`` MiB are set aside as huge pages for others; raises `BadSize` if the host has less.
+        """
         self.setting, self.ticks = setting, list[Tick]()
         self.placed = placement(setting)
         if setting.manager == OWN and manager is None:
@@ -213,6 +216,7 @@ class Day:
         )
         self.host.memory.listen(self._hear)
         self.host.memory.alloc_pages(Role.KERNEL, HOST_OWN)
+        self.host.memory.alloc_pages(Role.HUGETLB, _pages_of(pool))
         profiles = LOADS[setting.pattern]
         image = IMAGE if setting.ksm else 0
         pages = setting.flavour // PAGE_MIB
@@ -325,3 +329,10 @@ class Day:
         self.stat(record)
         if isinstance(record, OomKill):
             self.kills.append(record)
+
+
+def _pages_of(pool: int) -> int:
+    """Pages that a pool of so many MiB takes."""
+    if type(pool) is not int or not 0 <= pool <= HOST_MIB // 2:
+        raise BadSize(f"a pool of {pool!r:.20} MiB; write 0 to {HOST_MIB // 2}")
+    return -(-pool // PAGE_MIB)

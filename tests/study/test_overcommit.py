@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvmlab.base.errors import BadChoice
+from kvmlab.base.errors import BadChoice, BadSize
 from kvmlab.base.tap import silent
 from kvmlab.hardware.ram import Ram
 from kvmlab.host.kernel import Host
@@ -189,3 +189,19 @@ def test_what_the_host_swapped_must_come_in_for_the_guest_to_swap_it():
     vm.balloon(100)
     assert vm.refaults > 0
     assert vm.stat["pswpout"] > 200
+
+
+def test_a_pool_of_huge_pages_is_no_memory_of_the_day():
+    free = {pool: Day(Setting(wanted=1), pool=pool).host.buddy.free_frames for pool in (0, 3072)}
+    assert free[0] - free[3072] == 3072 // PAGE_MIB
+    rss = {
+        pool: max(tick.rss for tick in Day(Setting(ratio=1.5), pool=pool).run())
+        for pool in (0, 3072)
+    }
+    assert rss[3072] <= rss[0] - 2048 // PAGE_MIB  # what the pool has, guests must do without
+
+
+@pytest.mark.parametrize("pool", [-1, 32768, 1.5, "3G", True])
+def test_a_pool_that_cannot_be_is_refused(pool):
+    with pytest.raises(BadSize, match="a pool of"):
+        Day(Setting(wanted=1), pool=pool)
