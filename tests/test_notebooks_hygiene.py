@@ -28,6 +28,7 @@ COURSE = (
     "11_overcommit.ipynb",
     "12_a_real_guest.ipynb",
     "13_nested_virtualization.ipynb",
+    "14_size_a_host.ipynb",
 )
 PATHS = sorted(NOTEBOOKS.rglob("[!.]*.ipynb"))
 KERNEL = {"name": "python3", "language": "python"}
