@@ -4,9 +4,11 @@ import time
 
 import pytest
 
+from kvmlab.figures.balloon import balloon_curves
 from kvmlab.study.inflation import Inflation
 from kvmlab.study.inflation_beginning import Beginning, usual_plan
 from kvmlab.study.share import share_string
+from tests.browser.sight import assert_charts_are_told
 
 CELL = "from kvmlab import labs\nlab = labs.balloon()\nlab"
 LAB = ".kvmlab-balloon"
@@ -86,6 +88,7 @@ def test_it_is_played_by_keyboard_and_says_what_the_engine_says(lab):
     lab.shot(f"balloon-{lab.theme_name}-stalled", LAB)
     for selector in (f"{STATUS} div", TEXT, f"{PLAYER} .kvm-stage .kvm-value"):
         assert lab.contrast(selector) >= 4.5, selector
+    assert_charts_are_told(lab, LAB, balloon_curves(experiment.history).table())
     lab.axe(LAB)
 
 

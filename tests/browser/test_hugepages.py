@@ -2,9 +2,11 @@
 
 import pytest
 
-from kvmlab.study.hugepages import HugePages
+from kvmlab.figures.hugepages_words import served_chart, served_table
+from kvmlab.study.hugepages import HugePages, compared
 from kvmlab.study.hugepages_beginning import Beginning, usual_plan
 from kvmlab.study.share import share_string
+from tests.browser.sight import assert_charts_are_told
 
 CELL = "from kvmlab import labs\nlab = labs.hugepages()\nlab"
 LAB = ".kvmlab-hugepages"
@@ -88,6 +90,8 @@ def test_controls_change_pages_and_cost_in_both_languages(open_notebook):
     assert f"costs {served.cycles:,} cycles" in lab.seen(SENTENCE)
     lab.page.wait_for_selector(f"{LAB} .bqplot")
     lab.shot("hugepages-served", LAB)
+    rows = [*compared(Beginning().geometry), served]
+    assert_charts_are_told(lab, LAB, served_table(served_chart(rows[:-1], served), rows))
     push(lab, "Drop 4 KiB in use")
     lab.until(lambda: "nothing maps" in lab.seen(SENTENCE))
     push(lab, "Undo")

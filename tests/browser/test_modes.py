@@ -5,10 +5,15 @@ import re
 import pytest
 
 from kvmlab import workloads
+from kvmlab.figures import crossing
 from kvmlab.figures import modes as figures
 from kvmlab.labs.charts import names
 from kvmlab.study.compare import compare
+from kvmlab.study.comparison import Comparison, usual_plan
+from kvmlab.study.costs import model_named
+from kvmlab.study.crossing import CALM
 from kvmlab.text import say
+from tests.browser.sight import assert_charts_are_told
 
 RECORDS = 20_000
 CELL = f"from kvmlab import labs\nlab = labs.modes(records={RECORDS})\nlab"
@@ -87,7 +92,7 @@ def test_toggling_a_design_redraws_with_the_numbers_of_the_engine(open_notebook,
         }  # which come a message after the chart
         lab.until(lambda told=told: told.items() <= cells(lab).items())
         lab.until(lambda chosen=chosen: figures.sentence(chosen) in lab.seen(FACTS))
-    assert lab.page.locator(".bqplot[aria-hidden=true]").count() == 2
+    assert_charts_are_told(lab, ".kvm-modes", figures.table(list(rows.values())))
     lab.axe()
     text = (".kvm-chart-head strong", ".kvm-chart text.axislabel", ".kvm-chart .tick text")
     for selector in text:
@@ -124,9 +129,14 @@ def test_the_learner_finds_a_crossing_by_keyboard(open_notebook):
     slider = lab.page.locator(".noUi-handle")
     assert slider.get_attribute("aria-label") == say("modes.control.calm")
     slider.focus()
-    for _ in range(3):
+    plan, run = usual_plan(), Comparison()
+    tried = plan["tried"]
+    for calm in CALM[CALM.index(plan["calm"]) + 1 :][:3]:
         lab.page.keyboard.press("ArrowRight")
-    lab.until(lambda: "changed between" in lab.seen(FACTS))
+        tried = [*tried, calm]
+        cycles = run.cycles(tried, model_named(plan["costs"]))
+        assert_charts_are_told(lab, ".kvm-modes", crossing.curves(cycles, tried).table())
+    assert "changed between" in lab.seen(FACTS)
     lab.shot("modes-crossing", ".kvm-modes")
 
 

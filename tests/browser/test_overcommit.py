@@ -4,7 +4,9 @@ import time
 
 import pytest
 
-from kvmlab.study.overcommit import PAGE_MIB, Day, Setting
+from kvmlab.figures.overcommit import memory_curves
+from kvmlab.study.overcommit import HOURS, PAGE_MIB, Day, Setting
+from tests.browser.sight import assert_charts_are_told
 
 CELL = "from kvmlab import labs\nlab = labs.overcommit()\nlab"
 LAB = ".kvmlab-overcommit"
@@ -83,6 +85,7 @@ def test_a_day_is_played_by_keyboard_with_the_numbers_of_the_engine(lab):
     lab.until(lambda: f"{out:,} MiB out" in lab.seen(STATUS))
     for selector in (f"{STATUS} div", f"{PLAYER} .kvm-stage .kvm-value"):
         assert lab.contrast(selector) >= 4.5, selector
+    assert_charts_are_told(lab, LAB, memory_curves(day.ticks).table(HOURS + 1))
     lab.axe(LAB)
 
 

@@ -54,6 +54,7 @@ def test_a_page_is_followed_and_moved_by_keyboard(open_notebook):
     lab.page.locator(PLAYER).focus()
     step(lab, "ArrowRight", "at which GPA")
     lab.shot("spaces-light-asked", ".kvmlab-spaces")
+    lab.axe()
     assert "not the same in two spaces" in answer(lab, hex(trail.address))
     assert f"at GPA {trail.gpa[0]:#x}" in sentence(lab)
     step(lab, "ArrowRight", "at which HVA")
@@ -69,17 +70,15 @@ def test_a_page_is_followed_and_moved_by_keyboard(open_notebook):
     assert answer(lab, "GPA + HVA + HPA").startswith("Only the guest's kernel")
     assert sentence(lab) == own.player.scene["steps"][0]["sentence"]
     lab.shot("spaces-light-migrated", ".kvmlab-spaces")
-    frame = f"hpa.{own.trail.hpa[0] & -4096:#x}"
-    lab.page.locator(f"{PLAYER} [data-key='{frame}']").focus()
-    lab.page.keyboard.press("Enter")
+    lab.page.locator(f"{PLAYER} [data-key='hpa.{own.trail.hpa[0] & -4096:#x}']").press("Enter")
     own.choose("hpa", own.trail.hpa[0] & -4096)
     lab.until(lambda: status(lab) == own._facts()[0])
     lab.page.get_by_label("Ask before telling").uncheck()
     own.predict.value = False
     lab.until(lambda: status(lab) == own._facts()[0])
     assert f"GPA {own.trail.gpa[0]:#x}" in status(lab)
-    drawn = lab.page.locator(f"{PLAYER} .kvm-stage .kvm-el").count()
-    assert drawn == len(re.findall("kvm-el", own.player.scene["svg"]))
+    drawn = lab.page.locator(f"{PLAYER} .kvm-stage .kvm-el")
+    assert drawn.count() == len(re.findall("kvm-el", own.player.scene["svg"]))
     for name, verb in (("Merge (KSM)", "merge"), ("Fork", "fork")):
         press(lab, name)
         own.do(verb)
@@ -91,6 +90,7 @@ def test_a_page_is_followed_and_moved_by_keyboard(open_notebook):
     lab.theme("Dark")
     lab.page.get_by_text("The numbers as tables").click()
     lab.shot("spaces-dark-forked", ".kvmlab-spaces")
+    lab.axe()
     for width in (900, 1600):
         lab.page.set_viewport_size({"width": width, "height": 1400})
         lab.until(lambda: lab.page.evaluate(INSIDE))

@@ -57,6 +57,7 @@ def test_tables_are_built_and_tried_by_keyboard(open_notebook):
     assert "which fault" in lab.seen(f"{TREE} >> .kvm-ask legend")
     assert "a right is missing" in own.player.scene["steps"][1]["ask"]["choices"][2]
     lab.shot("tables-light-asked", ".kvmlab-tables")
+    lab.axe()
     assert answer(lab, "not present").startswith("Every entry has P = 1")
     lab.page.locator(TREE).focus()
     lab.page.keyboard.press("End")
@@ -94,6 +95,7 @@ def test_tables_are_built_and_tried_by_keyboard(open_notebook):
     assert lab.page.locator(".kvmlab-dump").inner_text().strip() == own.dump.strip()
     lab.theme("Dark")
     lab.shot("tables-dark-dump", ".kvmlab-tables")
+    lab.axe()
     assert lab.contrast(f"{TREE} >> .kvm-stage .kvm-mono") >= 4.5
 
 

@@ -1,0 +1,40 @@
+"""What a careful eye would see on a lab's page: what sticks out, is too small, or is told twice.
+
+Each function takes what `open_notebook` gives and the CSS selector of a lab.
+"""
+
+STICKING_OUT = """css => {
+  const lab = document.querySelector(css).getBoundingClientRect()
+  const page = { left: lab.left, right: Math.min(lab.right, innerWidth) }
+  const out = (one, whole) => {
+    const box = one.getBoundingClientRect()
+    return box.width && (box.left < whole.left - 1 || box.right > whole.right + 1)
+  }
+  const all = (inside) => [...document.querySelectorAll(`${css} :is(${inside})`)]
+  const named = (one) => one.outerHTML.slice(0, 120)
+  const words = all('.kvm-stage svg text, .bqplot svg text')
+  return [
+    ...all('select, input, button, .kvm-stage, .bqplot').filter(one => out(one, page)),
+    ...words.filter(one => out(one, one.ownerSVGElement.getBoundingClientRect())),
+  ].map(named)
+}"""
+TWIN = """([css, caption]) => {
+  const found = [...document.querySelectorAll(`${css} table`)].find(
+    one => one.caption?.textContent === caption)
+  return found && [...found.tBodies[0].rows].map(row => [...row.cells].map(one => one.textContent))
+}"""
+
+
+def sticking_out(lab, css):
+    """The controls, drawings and charts beyond their lab, and the words beyond their drawing."""
+    return lab.page.evaluate(STICKING_OUT, css)
+
+
+def assert_charts_are_told(lab, css, table):
+    """Every bqplot chart is hidden from assistive technology, and ``table`` is there instead."""
+    charts = lab.page.locator(f"{css} .bqplot")
+    hidden = lab.page.locator(f"{css} .bqplot[aria-hidden=true]")
+    lab.until(lambda: 0 < charts.count() == hidden.count())
+    rows = [list(row) for row in table.rows]
+    assert rows
+    lab.until(lambda: lab.page.evaluate(TWIN, [css, table.caption]) == rows)
