@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -161,3 +162,41 @@ def test_the_workflow_runs_what_everybody_runs_with_actions_that_cannot_change()
     assert used
     assert [one for one in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", one)] == []
     assert "permissions:\n  contents: read\n" in steps
+
+
+DISTRIBUTIONS = {"dask": "distributed"}  # what is imported of a package that has another name
+
+
+def imported() -> set[str]:
+    """The top-level names that the package imports."""
+    nodes = [node for _, tree in modules() for node in ast.walk(tree)]
+    names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
+
+
+def required(*extras: str) -> set[str]:
+    """The packages that ``pip install kvmlab`` brings, with those of some extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = list(project["dependencies"])
+    lines += [line for name in extras for line in project["optional-dependencies"][name]]
+    return {re.split(r"[<>=\[]", line)[0] for line in lines}
+
+
+def test_the_package_imports_what_it_depends_on_and_depends_on_what_it_imports():
+    """traitlets and IPython are ipywidgets' own ground, and asked for where ipywidgets is."""
+    ours = imported() - set(sys.stdlib_module_names) - {"kvmlab", "traitlets", "IPython"}
+    needed = {DISTRIBUTIONS.get(name, name) for name in required("cluster")}
+
+    assert needed == ours
+
+
+def test_what_a_wheel_takes_in_is_under_3_mb(tmp_path: Path):
+    """Packed as a wheel packs it; `.ci/run` builds the real one and looks again."""
+    wheel = tmp_path / "wheel.zip"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in project_files():
+            if path.relative_to(ROOT).parts[0] in ("kvmlab", "notebooks"):
+                packed.write(path)
+
+    assert 500_000 < wheel.stat().st_size < 3_000_000
