@@ -3,6 +3,8 @@
 The tests need a Chromium (``KVMLAB_CHROMIUM`` names one, else the usual names are tried),
 Playwright and JupyterLab.  Where one is missing they are skipped with the reason, or fail if
 ``KVMLAB_REQUIRE`` contains ``browser``.  ``KVMLAB_SHOTS`` names a directory for the screenshots.
+``KVMLAB_SLOW=6`` gives each page the sixth part of a processor, as on a slow or a busy machine:
+what a test finds must not depend on how quick the page is.
 axe-core is taken from npm, once for each machine; ``KVMLAB_AXE`` names its file instead.
 """
 
@@ -19,10 +21,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.lab_page import READY, Opened, listen, slowed
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = [
@@ -37,29 +41,6 @@ FLAGS = [
 AXE = "axe-core@4.10.3"
 GRAVE = ("serious", "critical")
 STARTUP_SECONDS = 60
-CALLED_OFF = "net::ERR_ABORTED"  # by the page itself: Lab reloads once when it resets its workspace
-READY = """() => {
-  const context = window.jupyterapp?.shell?.currentWidget?.sessionContext
-  const kernel = context?.session?.kernel
-  const idle = kernel?.connectionStatus === 'connected' && kernel.status === 'idle'
-  return Boolean(context?.isReady && idle)
-}"""
-"""The "idle" lamp lights before the session is ready, and a run-all then does nothing at all."""
-CONTRAST = """element => {
-  const parts = colour => colour.match(/[\\d.]+/g).map(Number)
-  const luminance = colour => {
-    const [r, g, b] = parts(colour).map(v => v / 255).map(
-      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-  }
-  const style = getComputedStyle(element)
-  const ink = luminance(element.namespaceURI.endsWith('svg') ? style.fill : style.color)
-  let behind = element
-  const clear = one => { const c = parts(getComputedStyle(one).backgroundColor); return c[3] === 0 }
-  while (clear(behind)) behind = behind.parentElement
-  const paper = luminance(getComputedStyle(behind).backgroundColor)
-  return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)
-}"""
 
 
 @pytest.fixture(scope="session")
@@ -214,59 +195,6 @@ def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None
     pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
-@dataclass
-class Opened:
-    """A notebook open in the browser, and what went wrong on its page."""
-
-    page: object
-    shots: Path
-    ask_axe: Callable[[object, str], None]
-    trouble: list[str] = field(default_factory=list)
-
-    def run_all(self) -> None:
-        """Run every cell and wait until the kernel is idle again."""
-        self.page.wait_for_function(READY, timeout=60_000)
-        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        self.page.wait_for_function(READY, timeout=60_000)
-
-    def theme(self, name: str) -> None:
-        """Switch JupyterLab to its ``Light`` or ``Dark`` theme."""
-        self.page.evaluate(
-            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})",
-            f"JupyterLab {name}",
-        )
-        light = "true" if name == "Light" else "false"
-        self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
-
-    def shot(self, name: str, selector: str | None = None) -> None:
-        """Save what is seen now, whole or one element, as ``name``.png."""
-        path = self.shots / f"{name}.png"
-        if selector:
-            self.page.locator(selector).first.screenshot(path=path)
-        else:
-            self.page.screenshot(path=path)
-
-    def until(self, check: Callable[[], bool]) -> None:
-        """Wait until ``check`` holds; fail if it does not within 15 seconds."""
-        deadline = time.monotonic() + 15
-        while not check():
-            assert time.monotonic() < deadline, "what was waited for did not come"
-            self.page.wait_for_timeout(50)
-
-    def contrast(self, selector: str) -> float:
-        """The WCAG contrast of an element's text or shape with what is behind it, 1 to 21."""
-        found: float = self.page.locator(selector).first.evaluate(CONTRAST)
-        return found
-
-    def axe(self, selector: str = ".kvmlab-lab") -> None:
-        """Fail if axe-core finds a serious or critical violation in the elements that match."""
-        self.ask_axe(self.page, selector)
-
-    def seen(self, selector: str) -> str:
-        """The text of the first element that matches, white space folded."""
-        return re.sub(r"\s+", " ", self.page.locator(selector).first.inner_text()).strip()
-
-
 @pytest.fixture
 def open_notebook(
     browser: object, server: Server, tmp_path: Path, request: pytest.FixtureRequest
@@ -281,7 +209,7 @@ def open_notebook(
         request.getfixturevalue("axe")(page, selector)
 
     def start(*cells: str, theme: str = "Light") -> Opened:
-        lab = Opened(context.new_page(), shots, ask_axe)
+        lab = Opened(slowed(context.new_page()), shots, ask_axe)
         listen(lab)
         stem = re.sub(r"\W+", "_", request.node.name)
         lab.page.goto(server.write(f"{stem}_{len(opened)}.ipynb", *cells))
@@ -296,15 +224,3 @@ def open_notebook(
         lab.page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
     context.close()
     assert not trouble, "\n".join(trouble)
-
-
-def listen(lab: Opened) -> None:
-    """Note every console error, exception, failed request and error status of a page."""
-    page, note = lab.page, lab.trouble.append
-    page.on("console", lambda m: note(f"console: {m.text}") if m.type == "error" else None)
-    page.on("pageerror", lambda error: note(f"exception: {error}"))
-    page.on(
-        "requestfailed",
-        lambda r: None if r.failure == CALLED_OFF else note(f"failed: {r.url} {r.failure}"),
-    )
-    page.on("response", lambda r: note(f"status {r.status}: {r.url}") if r.status >= 400 else None)

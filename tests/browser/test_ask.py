@@ -58,6 +58,7 @@ def test_an_option_is_chosen_by_keyboard_in_chinese(opened):
     lab, question = opened("slot.largest", "Dark")
     lab.page.get_by_label("Language / 语言", exact=True).select_option(index=1)
     lab.until(lambda: lab.page.get_by_role("button", name="检查", exact=True).count() == 1)
+    lab.settle()  # the options come anew after the buttons
     lab.page.get_by_role("radio", name=question.solution).focus()
     lab.page.keyboard.press("Space")
     press(lab, "检查")

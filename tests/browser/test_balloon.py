@@ -62,7 +62,7 @@ def lab(open_notebook, request):
 
 def test_it_is_played_by_keyboard_and_says_what_the_engine_says(lab):
     experiment = Inflation(Beginning())
-    assert lines(lab) == experiment.history[-1].stats.strip()
+    lab.until(lambda: lines(lab) == experiment.history[-1].stats.strip())
     lab.shot(f"balloon-{lab.theme_name}-begin", LAB)
     slide(lab, ["Home"])
     lab.until(lambda: "setmem vm1 1024" in lab.seen(f"{PLAYER} .kvm-sentence"))
@@ -72,12 +72,10 @@ def test_it_is_played_by_keyboard_and_says_what_the_engine_says(lab):
     choice = lab.page.locator(f"{PLAYER} .kvm-ask button").first
     assert "How much memory does the host get back" in lab.seen(f"{PLAYER} .kvm-ask")
     lab.shot(f"balloon-{lab.theme_name}-ask", LAB)
-    before = lab.seen(STATUS)
     choice.focus()
     lab.page.keyboard.press("Enter")
-    lab.until(lambda: lab.seen(STATUS) != before)
     buffer = next(one for one in experiment.moments if one.buffer)
-    assert f"actual {buffer.actual >> 10:,} KiB" in lab.seen(STATUS)
+    lab.until(lambda: f"actual {buffer.actual >> 10:,} KiB" in lab.seen(STATUS))
     lab.shot(f"balloon-{lab.theme_name}-buffer", LAB)
     press(lab, "ArrowLeft")
     lab.until(lambda: "actual 16,384 KiB" in lab.seen(STATUS))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvmlab import labs
+from tests.lab_page import READY, RESTORED, slowed
 
 SCENES = [name for name in labs.__all__ if name != "ask"]  # a question has no scene
 CELL = "from kvmlab import labs\nlab = labs.{name}()\nlab"
@@ -64,7 +65,7 @@ def host(request, tmp_path_factory):
 def opened(browser, host, name, drawn=".kvmlab-lab .kvmlab-player svg"):
     """A page of the host with the lab ``drawn``; what goes wrong is noted in ``trouble``."""
     kind, url = host
-    page, trouble = browser.new_page(viewport={"width": 1366, "height": 1400}), []
+    page, trouble = slowed(browser.new_page(viewport={"width": 1366, "height": 1400})), []
     page.on("pageerror", lambda e: None if SETTINGS in str(e) else trouble.append(str(e)))
     path = {"notebook": f"notebooks/{name}.ipynb", "voila": f"voila/render/{name}.ipynb"}[kind]
     for _ in range(60):  # the server may still be starting
@@ -75,17 +76,10 @@ def opened(browser, host, name, drawn=".kvmlab-lab .kvmlab-player svg"):
             page.wait_for_timeout(500)
     if kind == "notebook":
         page.wait_for_function(READY, timeout=60_000)
+        page.wait_for_function(RESTORED, timeout=60_000)
         page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_selector(drawn, timeout=60_000)
     return page, trouble
-
-
-READY = """() => {
-  const context = window.jupyterapp?.shell?.currentWidget?.sessionContext
-  const kernel = context?.session?.kernel
-  const idle = kernel?.connectionStatus === 'connected' && kernel.status === 'idle'
-  return Boolean(context?.isReady && idle)
-}"""
 
 
 @pytest.mark.parametrize("name", SCENES)
@@ -102,7 +96,7 @@ def test_a_lab_is_drawn_stepped_and_undone_by_keyboard(browser, host, name):
             )
         page.get_by_label("Language / 语言", exact=True).first.select_option("中文")
         page.get_by_role("button", name="撤销", exact=True).first.wait_for()
-        assert page.locator(".bqplot:not([aria-hidden=true])").count() == 0
+        page.wait_for_function("() => !document.querySelector('.bqplot:not([aria-hidden=true])')")
         assert trouble == []
     finally:
         page.close()

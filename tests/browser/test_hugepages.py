@@ -57,7 +57,7 @@ def test_it_is_played_by_keyboard_and_says_what_the_engine_says(lab):
     lab.until(lambda: "about to write one page" in lab.seen(SENTENCE))
     press(lab, "ArrowRight")
     assert "How much has the host given" in lab.seen(f"{PLAYER} .kvm-ask")
-    assert "Used 0 KiB" in lab.seen(STATUS)
+    lab.until(lambda: "Used 0 KiB" in lab.seen(STATUS))
     lab.shot(f"hugepages-{lab.theme_name}-ask", LAB)
     lab.page.locator(f"{PLAYER} .kvm-ask button").first.press("Enter")
     lab.until(lambda: "Used 16 KiB" in lab.seen(STATUS))
@@ -103,8 +103,7 @@ def test_controls_change_pages_and_cost_in_both_languages(open_notebook):
     lab.shot("hugepages-chinese", LAB)
     for width in (900, 1600):
         lab.page.set_viewport_size({"width": width, "height": 1400})
-        lab.page.wait_for_timeout(1000)  # bqplot draws anew for the new width
-        lab.until(lambda: lab.page.evaluate(INSIDE))
+        lab.until(lambda: lab.page.evaluate(INSIDE))  # bqplot draws anew for the new width
         lab.shot(f"hugepages-{width}")
 
 

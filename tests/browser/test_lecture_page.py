@@ -6,6 +6,7 @@ import pytest
 
 from kvmlab import labs
 from kvmlab.cli import main
+from tests.lab_page import slowed
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:metadata .* from the constructor:DeprecationWarning"
@@ -36,7 +37,7 @@ def show(browser, lectures):
         address = lectures[name].as_uri()
         context = browser.new_context(viewport={"width": 1100, "height": 1000}, **options)
         contexts.append(context)
-        page = context.new_page()
+        page = slowed(context.new_page())
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("request", lambda r: trouble.append(r.url) if r.url != address else None)

@@ -27,13 +27,11 @@ def rows():
     return {row.mmu: row for row in compare(workloads.shipped("sort").head(RECORDS))}
 
 
-def widths(lab):
-    """How wide each piece of each bar is drawn, in pixels."""
-    bars = lab.page.locator(".kvm-chart").first.locator("rect.bar")
-    return [float(width) for width in bars.evaluate_all(WIDTHS)]
-
-
-WIDTHS = "bars => bars.map(bar => bar.getAttribute('width'))"
+DRAWN = """chart => [
+  [...chart.querySelectorAll('rect.bar')].map(bar => Number(bar.getAttribute('width'))),
+  [...chart.querySelector('.axis').querySelectorAll('.tick text')].map(one => one.textContent)
+]"""
+"""How wide each piece of each bar is drawn, in pixels, and the names: of one moment."""
 
 
 CELLS = """table => Object.fromEntries([...table.querySelectorAll('tbody tr')].map(row =>
@@ -46,9 +44,9 @@ def cells(lab):
     return lab.page.locator(".kvm-modes-table").first.evaluate(CELLS)
 
 
-def opened_lab(open_notebook, theme="Light"):
+def opened_lab(open_notebook, theme="Light", cell=CELL):
     """The lab of a learner who is not asked first."""
-    lab = open_notebook(CELL, theme=theme)
+    lab = open_notebook(cell, theme=theme)
     lab.run_all()
     lab.page.wait_for_selector(".kvm-chart rect.bar", state="attached")
     lab.page.get_by_role("checkbox", name="Ask before telling", exact=True).uncheck()
@@ -66,10 +64,9 @@ def show(lab, mmus):
 def drawn_like(lab, chart):
     """Whether the bars, and the totals in their names, are those of ``chart``."""
     pieces = [series.values[bar] for bar in range(len(chart.bars)) for series in chart.series]
-    found = widths(lab)
+    found, ticks = lab.page.locator(".kvm-chart").first.evaluate(DRAWN)
     scale = sum(found) / max(sum(pieces), 1)
-    ticks = lab.page.locator(".kvm-chart").first.locator(".axis").first.locator(".tick text")
-    told = [re.sub(r"\s+", " ", one) for one in ticks.all_text_contents()]
+    told = [re.sub(r"\s+", " ", one) for one in ticks]
     return (
         sorted(told) == sorted(re.sub(r"\s+", " ", one) for one in names(chart))
         and len(found) == len(pieces)
@@ -92,6 +89,7 @@ def test_toggling_a_design_redraws_with_the_numbers_of_the_engine(open_notebook,
         }  # which come a message after the chart
         lab.until(lambda told=told: told.items() <= cells(lab).items())
         lab.until(lambda chosen=chosen: figures.sentence(chosen) in lab.seen(FACTS))
+    lab.until(lambda: lab.page.locator(".bqplot[aria-hidden=true]").count() == 2)
     assert_charts_are_told(lab, ".kvm-modes", figures.table(list(rows.values())))
     lab.axe()
     text = (".kvm-chart-head strong", ".kvm-chart text.axislabel", ".kvm-chart .tick text")
@@ -143,9 +141,8 @@ def test_the_learner_finds_a_crossing_by_keyboard(open_notebook):
 def test_nothing_sticks_out_of_a_narrow_page(open_notebook):
     lab = opened_lab(open_notebook)
     lab.page.set_viewport_size({"width": 900, "height": 2000})
-    lab.page.wait_for_timeout(1000)  # bqplot draws anew for the new width
+    lab.until(lambda: lab.page.evaluate(OUTSIDE) == [])  # bqplot draws anew for the new width
     lab.shot("modes-narrow", ".kvm-modes")
-    assert lab.page.evaluate(OUTSIDE) == []
 
 
 OUTSIDE = """() => {
@@ -158,8 +155,20 @@ OUTSIDE = """() => {
 }"""
 
 
+SLOWLY = """import asyncio
+from kvmlab.labs import modes_lab
+
+async def slowly(job):
+    for _ in job:
+        await asyncio.sleep(1)
+
+modes_lab._in_slices = slowly
+"""
+"""A machine on which every run is long: on a quick one there is no time to stop a million."""
+
+
 def test_a_bad_file_is_told_and_a_long_run_can_be_stopped(open_notebook, tmp_path):
-    lab = opened_lab(open_notebook)
+    lab = opened_lab(open_notebook, cell=SLOWLY + CELL)
     before = lab.seen(FACTS)
     lab.page.get_by_label("Trace", exact=True).select_option("a file of my own")
     lab.page.get_by_role("textbox", name="File", exact=True).fill(str(tmp_path / "absent"))
@@ -171,7 +180,7 @@ def test_a_bad_file_is_told_and_a_long_run_can_be_stopped(open_notebook, tmp_pat
     lab.page.get_by_label("Records", exact=True).select_option("all")
     stop = lab.page.get_by_role("button", name="Stop", exact=True)
     stop.wait_for()
-    assert "of 1,025,292 accesses" in lab.seen(".kvm-modes")
+    lab.until(lambda: "of 1,025,292 accesses" in lab.seen(".kvm-modes"))
     stop.click()
     lab.until(lambda: "Stopped" in lab.seen(".kvm-modes"))
     stop.wait_for(state="hidden")

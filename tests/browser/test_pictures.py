@@ -52,8 +52,8 @@ def test_a_chart_is_saved_with_title_legend_and_numbers_in_light_colours(lab):
 
 def test_a_chart_is_hidden_from_those_who_hear_and_its_table_is_not(lab):
     figures = lab.page.locator(".bqplot")
-    assert figures.count() == 2
-    assert lab.page.locator(".bqplot[aria-hidden=true]").count() == 2
+    lab.until(lambda: figures.count() == 2)
+    lab.until(lambda: lab.page.locator(".bqplot[aria-hidden=true]").count() == 2)
     lab.page.locator(".kvmlab-desk summary").first.click()
     told = lab.page.locator(".kvmlab-lab").first.aria_snapshot()
     assert "913" in told  # references under EPT, which the table has and the chart drew

@@ -14,6 +14,7 @@ from kvmlab.figures.scene import Ask
 from kvmlab.figures.walk import Setting, walk_scene
 from kvmlab.labs.player import Player, module
 from kvmlab.study.access import Request, first_access
+from tests.lab_page import slowed
 
 RUN = """
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -71,7 +72,7 @@ def show(browser, tmp_path):
     def start(scene, **options):
         context = browser.new_context(viewport={"width": 900, "height": 900}, **options)
         contexts.append(context)
-        page = context.new_page()
+        page = slowed(context.new_page())
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
         path = tmp_path / "page.html"
@@ -125,7 +126,7 @@ def test_keys_step_and_play(show, scene):
         assert count(page) == f"Step {expected} of 31"
     page.keyboard.press(" ")
     page.get_by_role("button", name="Pause").wait_for()
-    page.get_by_text("Step 3 of 31").wait_for()
+    page.wait_for_function("() => model.get('step') >= 2")
     page.keyboard.press(" ")
     page.get_by_role("button", name="Play").wait_for()
 

@@ -97,5 +97,5 @@ def test_a_page_is_followed_and_moved_by_keyboard(open_notebook):
         lab.shot(f"spaces-{width}")
     lab.page.get_by_label("Language / 语言").select_option("中文")
     lab.until(lambda: lab.page.get_by_role("button", name="迁移").count() == 1)
-    assert lab.page.evaluate(INSIDE)
+    lab.until(lambda: lab.page.evaluate(INSIDE))
     lab.shot("spaces-chinese", ".kvmlab-spaces")

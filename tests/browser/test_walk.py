@@ -97,6 +97,7 @@ def test_each_design_has_its_references_in_the_page(lab):
         lab.page.get_by_role("radio", name=NAMES[design], exact=True).check()
         lab.until(lambda it=tables: drawn_tables(lab) == it)
         assert references(lab) == list(range(1, count + 1))
+        lab.until(lambda it=count: f": {it} references" in facts(lab))  # the last of the messages
         lab.page.locator(PLAYER).focus()
         lab.page.keyboard.press("End")
         lab.page.keyboard.press("ArrowLeft")  # before the data: all entries read are lit
@@ -134,7 +135,7 @@ def test_the_further_designs_are_chosen_by_keyboard_and_controls_follow(lab):
         assert references(lab) == list(range(1, count + 1))
         assert first in lab.seen(FACTS)
         assert "by the cost model “graded”" in lab.seen(FACTS)
-        assert lab.page.evaluate(INSIDE)
+        lab.until(lambda: lab.page.evaluate(INSIDE))
         lab.shot(f"walk-{lab.theme_name}-{design.split(' (')[0].replace(' ', '-').lower()}")
     lab.page.set_viewport_size({"width": 900, "height": 1200})
     lab.until(lambda: lab.page.evaluate(INSIDE))
@@ -188,7 +189,7 @@ def test_a_learner_predicts_is_told_and_goes_back(open_notebook, theme):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     lab.until(lambda: facts(lab).startswith("EPT: 5 references"))
-    page.wait_for_timeout(1000)  # the kernel's echo of the first text must not undo the second
+    lab.settle()  # the kernel's echo of the first text must not undo the second
     page.get_by_label("Open a share string", exact=True).fill(shared[:-3])
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
