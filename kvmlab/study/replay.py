@@ -6,6 +6,7 @@ written, executable if anything was fetched.  Pages appear by demand fault, thro
 own kernel, so its page-table writes happen as they would.
 """
 
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,10 @@ STRIDE, LONGEST = 5_000, 640_000
 
 Agile paging has a tick of the host's timer every `STRIDE` accesses.
 """
+
+PAUSE = 0.1
+"""Seconds from one report to the next, about: a program that faults often has fewer accesses
+in them, and whoever wants to stop it need not wait.  What is counted does not depend on it."""
 
 PART = 2_000_000
 """Accesses of a long trace that are in memory at once."""
@@ -161,9 +166,11 @@ def replay(
     yield 0
     stride = STRIDE
     while turn.left:
+        begun = time.monotonic()
         turn.run(stride)
         if machine.mmu != "agile":
-            stride = min(2 * stride, LONGEST)
+            slow = time.monotonic() - begun > PAUSE
+            stride = max(stride // 2, STRIDE) if slow else min(2 * stride, LONGEST)
         yield turn.done
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from kvmlab.hardware.records import Kind, TlbLookup
 from kvmlab.machine import Machine
+from kvmlab.study import replay as replay_module
+from kvmlab.study.compare import study
 from kvmlab.study.replay import (
     LEAST_GUEST_MEMORY,
     Area,
@@ -17,7 +19,7 @@ from kvmlab.study.replay import (
     guest_memory_for,
     replay,
 )
-from kvmlab.workloads import Trace
+from kvmlab.workloads import Trace, shipped
 
 READ, WRITE, FETCH = Kind
 
@@ -95,6 +97,23 @@ def test_memory_grows_with_the_pages_touched():
     small, many = trace((READ, 0, 1)), trace(*((READ, page << 12, 1) for page in range(10_000)))
     assert guest_memory_for(accesses(small), "4K") == LEAST_GUEST_MEMORY
     assert guest_memory_for(accesses(many), "4K") == 128 << 20
+
+
+@pytest.mark.parametrize("mmu", ["native", "shadow", "ept", "agile"])
+def test_a_slow_machine_reports_oftener_and_counts_the_same(mmu, monkeypatch):
+    one, found = shipped("ls").head(20_000), []
+    for pause in (0.0, 1e9):  # no report is quick enough, or every one is
+        monkeypatch.setattr(replay_module, "PAUSE", pause)
+        run = study(one, mmu)
+        done = list(told(run))
+        found.append((len(done), done.pop()))
+    assert found[0][1] == found[1][1]
+    assert found[0][0] > found[1][0] or mmu == "agile"
+
+
+def told(run):
+    """What a study yields, and in the end what it returns."""
+    yield (yield from run)
 
 
 @pytest.mark.parametrize("mmu", ["native", "shadow", "ept"])
