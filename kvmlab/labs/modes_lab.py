@@ -6,7 +6,8 @@ which the kernel serves the browser, so that progress moves and Stop works.
 
 import asyncio
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
 from types import MappingProxyType
@@ -41,6 +42,7 @@ OWN = "own"  # the choice of a file of the learner's own
 AMOUNTS = (20_000, 100_000)
 ALL = 0  # the choice of all records; None would be no choice at all
 VCPUS = (1, 2, 4)
+LARGE = 1_000_000  # bytes of a file that takes a while to read
 BLINK = 0.1  # seconds between two movements of the progress bar
 
 
@@ -202,8 +204,9 @@ class ModesLab(Lab):
         """Begin what ``plan`` asks for, in place of what is running; what has run is there."""
         if not plan["trace"]:
             raise BadChoice(say("modes.control.file.hint"))
-        asked, prices = self._done.asked(plan), model_named(plan["costs"])
-        self._shown_traps = self._done.traps(plan)
+        prices = model_named(plan["costs"])
+        with self._reading(plan):
+            asked, self._shown_traps = self._done.asked(plan), self._done.traps(plan)
         self._cycles = self._done.cycles(plan["tried"], prices)
         self._prices = prices
         self._halt()  # also when what is shown is asked for again: it must not be replaced later
@@ -222,6 +225,20 @@ class ModesLab(Lab):
         else:
             self._job = self._guarded(work)
             self._task = loop.create_task(_in_slices(self._job))
+
+    @contextmanager
+    def _reading(self, plan: dict[str, Any]) -> Iterator[None]:
+        """A time in which a large file may be read for the first time: then that is said."""
+        if self._done.unread(plan) < LARGE:
+            yield
+            return
+        self._halt()
+        with speaking(str(plan["language"])):
+            self.progress.value = escape(say("modes.reading", file=plan["trace"]))
+        try:
+            yield
+        finally:
+            self.progress.value = ""
 
     def _work(self, run: Slices, asked: list[Key]) -> Job:
         """Run what has not run yet and show how far it is; then the rows are those asked for."""

@@ -83,17 +83,30 @@ class Comparison:
                 found.setdefault(mmu, []).append(prices.cycles(self._crossings[mmu, calm]).total)
         return found
 
+    def unread(self, plan: Plan) -> int:
+        """How many bytes the file of ``plan`` has, if it is one that has not been read yet."""
+        known = _version(plan["trace"])
+        if not known[1] or (self._loaded and self._loaded[0] == known):
+            return 0
+        return Path(plan["trace"]).stat().st_size
+
     def _part(self, plan: Plan) -> tuple[Key, Trace]:
         """As much of the trace as ``plan`` wants, and what tells it from others."""
         source, records = plan["trace"], plan["records"]
-        own = source not in workloads.SHIPPED
-        changed = Path(source).stat().st_mtime_ns if own and Path(source).is_file() else 0
-        if not self._loaded or self._loaded[0] != (source, changed):
+        known = _version(source)
+        if not self._loaded or self._loaded[0] != known:
+            own = source not in workloads.SHIPPED
             trace = workloads.trace_named(source) if own else workloads.shipped(source)
-            self._loaded = (source, changed), trace
+            self._loaded = known, trace
         whole = self._loaded[1]
         part = whole.head(records) if records else whole
-        return (source, changed, len(part)), part
+        return (*known, len(part)), part
+
+
+def _version(source: str) -> tuple[str, int]:
+    """The name of a trace and, of a file, when it was changed last; otherwise 0."""
+    own = source not in workloads.SHIPPED and Path(source).is_file()
+    return source, Path(source).stat().st_mtime_ns if own else 0
 
 
 def _told(
