@@ -19,9 +19,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A named task: what makes a case, and what judges an answer (None: it is right)."""
+    """A named task: its function, what makes a case, what judges an answer (None: it is right)."""
 
     name: str
+    function: str  # what learners call it
     make: Callable[[Draw], Case]
     judge: Callable[[Case, Any], Words | None]
 

@@ -12,10 +12,10 @@ TASKS = MappingProxyType(
     {
         one.name: one
         for one in (
-            Task("walker", walker_case, walker_judge),
-            Task("shadow", shadow_case, shadow_judge),
-            Task("policy", policy_case, policy_judge),
-            Task("sharer", share_case, share_judge),
+            Task("walker", "walk", walker_case, walker_judge),
+            Task("shadow", "fill", shadow_case, shadow_judge),
+            Task("policy", "policy", policy_case, policy_judge),
+            Task("sharer", "share", share_case, share_judge),
         )
     }
 )
