@@ -151,11 +151,12 @@ def _files(paper: "Paper", grader: str, secret: str, students: Sequence[str]) ->
         found = {"nbgrader_config.py": CONFIG}
     else:
         folder, make, found = name, otter_notebook, {}
+    drawn = paper.drawn(secret, students)
     rows = io.StringIO(newline="")
-    csv.writer(rows, lineterminator="\n").writerows(paper.key(secret, students))
+    csv.writer(rows, lineterminator="\n").writerows(paper.key(drawn))
     return found | {
         f"{folder}/{name}.ipynb": _text(make(paper, secret, students[0])),
-        f"{folder}/{QUESTIONS}": _text(paper.sheets(secret, students)),
+        f"{folder}/{QUESTIONS}": _text(paper.sheets(drawn)),
         ANSWERS: rows.getvalue(),
         SECRET: f"{secret}\n",
     }

@@ -6,7 +6,7 @@ and numbers of their own.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from kvmlab.base.errors import BadChoice, KvmlabError
 from kvmlab.course.asked import Asked
 from kvmlab.course.checks import describe
 from kvmlab.course.draw import Draw
-from kvmlab.course.questions import DIFFICULTIES
+from kvmlab.course.questions import DIFFICULTIES, Question
 from kvmlab.course.sheet import FORMAT, entry, ticket
 from kvmlab.course.tasks import TASKS
 from kvmlab.text import LANGUAGES, say, speaking
@@ -23,6 +23,10 @@ from kvmlab.text.lessons import Lesson
 SEEN_POINTS, UNSEEN_POINTS = 2, 3  # of a program
 SEEN_CASES, UNSEEN_CASES = 10, 40
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+Drawn = Mapping[str, tuple[Question, ...]]
+"""Every student's questions, by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,19 @@ class Paper:
         programs = len(self.programs) * (SEEN_POINTS + UNSEEN_POINTS)
         return sum(one.points for one in self.items) + programs
 
-    def sheets(self, secret: str, students: Sequence[str]) -> dict[str, object]:
+    def drawn(self, secret: str, students: Sequence[str]) -> Drawn:
+        """Every student's own questions, which take a moment each: some run whole machines."""
+        return {
+            student: tuple(one.asked.question(secret, student) for one in self.items)
+            for student in students
+        }
+
+    def sheets(self, drawn: Drawn) -> dict[str, object]:
         """The file of questions that all students get."""
         with speaking(self.language):
             entries = {
-                ticket(self.name, student): [
-                    entry(one.asked.question(secret, student)) for one in self.items
-                ]
-                for student in students
+                ticket(self.name, student): [entry(one) for one in questions]
+                for student, questions in drawn.items()
             }
         given = dict(sorted(entries.items()))  # not in the order of the class list
         return {
@@ -86,13 +95,12 @@ class Paper:
             "students": given,
         }
 
-    def key(self, secret: str, students: Sequence[str]) -> list[list[str]]:
+    def key(self, drawn: Drawn) -> list[list[str]]:
         """Rows of the answers: titles first, then one for each student and question."""
         rows = [["id", "question", "lesson", "kind", "difficulty", "seed", "answer"]]
         with speaking(self.language):
-            for student in students:
-                for item in self.items:
-                    one = item.asked.question(secret, student)
+            for student, questions in drawn.items():
+                for item, one in zip(self.items, questions, strict=True):
                     facts = one.kind, str(one.difficulty), str(one.seed), one.solution
                     rows.append([student, str(item.asked.number), item.lesson, *facts])
         return rows

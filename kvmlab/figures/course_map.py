@@ -12,7 +12,7 @@ from kvmlab.text import say
 from kvmlab.text.lessons import Lesson
 
 WIDE, TALL, ACROSS, DOWN = 112, 72, 24, 16
-_NARROW, _WIDE = 15, 8  # characters of a line, of English and of Chinese
+_NARROW, _WIDE = 14, 8  # characters of a line, of English and of Chinese
 
 
 def course_map(lessons: Sequence[Lesson], language: str = "en") -> Scene:

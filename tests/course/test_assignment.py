@@ -33,6 +33,11 @@ def made(language="en"):
 
 
 @cache
+def drawn(language="en"):
+    return made(language).drawn(SECRET, CLASS)
+
+
+@cache
 def written(grader, language="en"):
     return MAKERS[grader](made(language), SECRET, "ann")
 
@@ -64,9 +69,9 @@ PINNED = 1983349350789417611  # by BLAKE2b, RFC 7693
 
 
 def test_everybody_has_the_same_kinds_and_not_the_same_numbers():
-    sheets = made().sheets(SECRET, CLASS)["students"]
+    sheets = made().sheets(drawn())["students"]
     texts = [[one["text"] for one in sheets[ticket("hw1", student)]] for student in CLASS]
-    rows = made().key(SECRET, CLASS)[1:]
+    rows = made().key(drawn())[1:]
     kinds = [[row[3] for row in rows if row[0] == student] for student in CLASS]
 
     assert kinds[0] == kinds[1] == kinds[2]
@@ -76,7 +81,7 @@ def test_everybody_has_the_same_kinds_and_not_the_same_numbers():
 
 
 def test_the_key_is_the_engine_s_and_is_accepted():
-    for student, number, _, kind, difficulty, seed, answer in made().key(SECRET, CLASS)[1:]:
+    for student, number, _, kind, difficulty, seed, answer in made().key(drawn())[1:]:
         question = course.question(kind, int(seed), int(difficulty))
 
         assert course.check(question, answer).ok
@@ -104,8 +109,8 @@ def test_the_same_name_asks_the_same_and_another_name_something_else():
 
 
 def test_the_file_of_questions_holds_no_kind_no_seed_no_answer_and_no_name():
-    text = json.dumps(made().sheets(SECRET, CLASS))
-    rows = made().key(SECRET, CLASS)[1:]
+    text = json.dumps(made().sheets(drawn()))
+    rows = made().key(drawn())[1:]
 
     assert SECRET not in text
     assert [row[3] for row in rows if row[3] in text] == []
@@ -145,7 +150,7 @@ def test_of_every_kind_an_answer_is_understood_from_the_file_alone(kind, tmp_pat
 @pytest.fixture
 def sheet_path(tmp_path):
     path = tmp_path / "questions.json"
-    path.write_text(json.dumps(made("zh").sheets(SECRET, CLASS)), encoding="utf-8")
+    path.write_text(json.dumps(made("zh").sheets(drawn("zh"))), encoding="utf-8")
     return str(path)
 
 
@@ -386,6 +391,6 @@ def test_everything_is_the_same_in_another_language_but_the_words():
     with speaking("zh"):
         shown = [one.asked.kind for one in made("zh").items]
     assert shown == [one.asked.kind for one in made("en").items]
-    assert [row[:6] for row in made("zh").key(SECRET, CLASS)] == [
-        row[:6] for row in made("en").key(SECRET, CLASS)
+    assert [row[:6] for row in made("zh").key(drawn("zh"))] == [
+        row[:6] for row in made("en").key(drawn("en"))
     ]
