@@ -10,14 +10,26 @@ if TYPE_CHECKING:
     from kvmlab.labs.ask_lab import Ask
     from kvmlab.labs.balloon_lab import BalloonLab
     from kvmlab.labs.hugepages_lab import HugePagesLab
+    from kvmlab.labs.lab import Lab
     from kvmlab.labs.modes_lab import ModesLab
     from kvmlab.labs.overcommit_lab import OvercommitLab
+    from kvmlab.labs.progress_lab import ProgressPanel
     from kvmlab.labs.spaces_lab import SpacesLab
     from kvmlab.labs.tables_lab import TablesLab
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
 
-__all__ = ["ask", "balloon", "hugepages", "modes", "overcommit", "spaces", "tables", "walk"]
+__all__ = [
+    "ask",
+    "balloon",
+    "hugepages",
+    "modes",
+    "overcommit",
+    "progress",
+    "spaces",
+    "tables",
+    "walk",
+]
 
 
 def walk(
@@ -92,15 +104,29 @@ def overcommit(share: str = "", manager: Any = "none", **chosen: Any) -> "Overco
 
 
 def ask(
-    kind: str = "walk", seed: int = 7, difficulty: int = 1, *, progress: str | None = None
+    kind: str = "walk",
+    seed: int = 7,
+    difficulty: int = 1,
+    *,
+    progress: str = "kvmlab-progress.json",
 ) -> "Ask":
     """A question of a kind (or of a topic such as ``walk``), judged, with hints and its solution.
 
-    ``progress`` names the file that keeps the answers.  Raises `BadChoice`.
+    ``progress`` names the file that keeps the answers; "" keeps none.  Raises `BadChoice`.
     """
     from kvmlab.labs.ask_lab import Ask
 
     return Ask(kind, seed, difficulty, progress=progress)
+
+
+def progress(path: str = "kvmlab-progress.json", *shown: "Lab") -> "ProgressPanel":
+    """What was answered, with one button that saves and downloads it and the labs as they are.
+
+    ``path`` is the file that keeps it, ``shown`` are labs that the notebook has no name for.
+    """
+    from kvmlab.labs.progress_lab import ProgressPanel
+
+    return ProgressPanel(path, shown)
 
 
 def hugepages(share: str = "", **chosen: Any) -> "HugePagesLab":  # noqa: ANN401  as its plan takes

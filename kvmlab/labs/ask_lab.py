@@ -7,7 +7,7 @@ import ipywidgets
 from kvmlab import course
 from kvmlab.course import Verdict
 from kvmlab.course.problem import Bits, Choice
-from kvmlab.course.progress import Progress
+from kvmlab.course.progress import NAME, Progress
 from kvmlab.labs.guard import Notice, guarded
 from kvmlab.labs.words import Words, language_control
 from kvmlab.text import say, speaking
@@ -25,8 +25,8 @@ STYLE = """<style>
 class Ask(ipywidgets.VBox):
     """One question.  Scripts read ``question`` and ``verdict``, and call `check` and `another`.
 
-    With ``progress``, a file's name, what was answered is kept there.  Raises `BadChoice`, and
-    `BadProgress` for a file that is none.
+    What was answered is kept in the file ``progress``, unless that is "".  A file that is none is
+    told of and left as it is, and nothing is kept.  Raises `BadChoice`.
     """
 
     verdict: Verdict | None  # on the last answer
@@ -35,12 +35,14 @@ class Ask(ipywidgets.VBox):
     _revealed: bool  # whether the solution is
 
     def __init__(
-        self, kind: str, seed: int = 7, difficulty: int = 1, *, progress: str | None = None
+        self, kind: str, seed: int = 7, difficulty: int = 1, *, progress: str = NAME
     ) -> None:
         self.question = course.question(kind, seed, difficulty)
         self._asked = kind, seed
-        self.progress = Progress(progress) if progress else None
         self.notice, self.language = Notice(), language_control("en")
+        self.progress: Progress | None = None
+        with self.notice.watching():
+            self.progress = Progress(progress) if progress else None
         self._words = Words()
         self.prompt, self.status = ipywidgets.HTML(), ipywidgets.HTML()
         self.status.add_class("kvmlab-status")

@@ -56,6 +56,43 @@ def test_scores_count_each_question_once(path):
     assert progress.scores() == {"fault.code": Score(3, 3, 1), "tlb.hits": Score(1, 1, 1)}
 
 
+def test_labs_are_kept_by_their_share_strings_each_once(path):
+    progress = Progress(path)
+    progress.keep([])
+    assert path.exists()
+    progress.keep([("walk", "kvmlab1.walk.a"), ("balloon", "kvmlab1.balloon.b")])
+    progress.keep([("walk", "kvmlab1.walk.a"), ("walk", "kvmlab1.walk.c")])
+    answered(progress)
+    again = Progress(path)
+    assert [one.share[8:] for one in again.shares] == ["walk.a", "balloon.b", "walk.c"]
+    assert (again.shares, again.text) == (progress.shares, path.read_text(encoding="utf-8"))
+
+
+def test_a_file_of_answers_alone_is_a_progress_file_too(path):
+    path.write_text('{"format": "kvmlab-progress", "version": 1, "answers": []}', encoding="utf-8")
+    assert Progress(path).shares == []
+
+
+def test_bytes_are_merged_as_a_file_is(path, tmp_path):
+    mine, theirs = Progress(path), Progress(tmp_path / "theirs.json")
+    entry = answered(theirs)
+    theirs.keep([("walk", "kvmlab1.walk.a")])
+    data = theirs.text.encode("utf-8-sig")  # as some editors save it
+    assert (mine.merge_bytes(data, "up.json"), mine.merge_bytes(data, "up.json")) == (1, 0)
+    assert (mine.entries, mine.shares) == ([entry], theirs.shares)
+    before = path.read_bytes()
+    with pytest.raises(BadProgress, match=r"^up\.json is a progress file of version 9; this"):
+        mine.merge_bytes(b'{"format": "kvmlab-progress", "version": 9}', "up.json")
+    assert path.read_bytes() == before
+
+
+def test_an_answer_of_any_characters_can_be_kept(path):
+    progress = Progress(path)
+    question = course.question("fault.code")
+    progress.record(question, "\ud800<img src=x>", course.check(question, "x"))
+    assert Progress(path).entries[0].answer == "?<img src=x>"
+
+
 def test_two_notebooks_lose_nothing_of_each_other(path):
     first, second = Progress(path), Progress(path)
     one = answered(first, seed=1)
@@ -104,7 +141,12 @@ def test_files_are_exported_and_merged_each_answer_once(path, tmp_path):
         ('{"format": "kvmlab-progress", "version": 1}', "it has no list of answers"),
         ('{"format": "kvmlab-progress", "version": 1, "answers": [{}]}', "answer 1 needs exactly"),
         ('{"format": "kvmlab-progress", "version": 1, "answers": [7]}', "answer 1 needs exactly"),
-        (BAD_FIELD, "answer 1 has a field that cannot be read"),
+        (BAD_FIELD, "answer 1 has a field that cannot be read: outcome"),
+        (
+            '{"format": "kvmlab-progress", "version": 1, "answers": [], "shares": [{"lab": 7}]}',
+            "share string 1 needs exactly lab, share, time",
+        ),
+        ("[" * 100_000, "it is no JSON"),
     ],
 )
 def test_what_is_no_progress_file_is_refused_in_one_line_and_kept(path, text, words):

@@ -5,11 +5,18 @@ import pytest
 from kvmlab import course, labs
 from kvmlab.base.errors import BadChoice
 from kvmlab.course.problem import Bits, Choice
-from kvmlab.course.progress import BadProgress, Progress
+from kvmlab.course.progress import Progress
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:metadata .* from the constructor:DeprecationWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def beside_the_notebook(tmp_path, monkeypatch):
+    """What is answered is kept where the notebook is."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "kvmlab-progress.json"
 
 
 def field(lab):
@@ -109,8 +116,20 @@ def test_a_file_that_cannot_be_written_is_told_in_the_lab(tmp_path):
     path.write_text('{"format": "kvmlab-progress", "version": 9}', encoding="utf-8")
     lab.check(lab.question.answer)
     assert "of version 9" in lab.notice.value
-    with pytest.raises(BadProgress):
-        labs.ask("fault.code", progress=str(path))
+    later = labs.ask("fault.code", progress=str(path))
+    assert "of version 9" in later.notice.value
+    later.check(later.question.answer)
+    assert later.verdict.ok
+    assert "9" in path.read_text(encoding="utf-8")
+
+
+def test_answers_are_kept_beside_the_notebook_unless_that_is_not_wanted(beside_the_notebook):
+    silent = labs.ask("fault.code", progress="")
+    silent.check(silent.question.answer)
+    assert not beside_the_notebook.exists()
+    lab = labs.ask("fault.code")
+    lab.check(lab.question.answer)
+    assert len(Progress(beside_the_notebook).entries) == 1
 
 
 def test_what_there_is_not_is_refused():
