@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import suppress
@@ -171,14 +172,15 @@ def remembered(course: Path) -> dict[str, str]:
     try:
         files = json.loads((course / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {str(name): str(value) for name, value in files.items()}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def write(course: Path, files: dict[str, bytes]) -> None:
     """Write all ``files`` into ``course`` or, when something fails on the way, none of them.
 
-    They are first written aside, where a full disk shows, and then moved into place.
+    They are first written aside, where a full disk shows, and then moved into place; what they
+    replace is kept until all are there.
     """
     missing = [place for place in (course, *course.parents) if not place.exists()]
     done = False
@@ -186,14 +188,36 @@ def write(course: Path, files: dict[str, bytes]) -> None:
         course.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=course, prefix=".kvmlab-") as staging:
             staged = [(Path(staging, str(n)), course / name) for n, name in enumerate(files)]
-            for (part, _), contents in zip(staged, files.values(), strict=True):
+            for (part, target), contents in zip(staged, files.values(), strict=True):
                 part.write_bytes(contents)
-            for part, target in staged:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part.replace(target)
+                if target.exists():
+                    shutil.copy2(target, kept(part))
+            move(staged)
         done = True
     finally:
         if not done:
             for place in missing:
                 with suppress(OSError):  # one that was not made, or that another has filled
                     place.rmdir()
+
+
+def move(staged: list[tuple[Path, Path]]) -> None:
+    """Move each part to its target; if one refuses, those before it are as they were."""
+    moved = []
+    try:
+        for part, target in staged:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(target)
+            moved.append((part, target))
+    except OSError:
+        for part, target in moved:
+            if kept(part).exists():
+                kept(part).replace(target)
+            else:
+                target.unlink()
+        raise
+
+
+def kept(part: Path) -> Path:
+    """Where a copy is of what ``part`` replaces."""
+    return part.with_suffix(".old")

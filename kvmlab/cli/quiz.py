@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvmlab.base.errors import BadChoice
 from kvmlab.cli import argument
+from kvmlab.cli._output import written
 
 if TYPE_CHECKING:
     from kvmlab.course import Question
@@ -116,8 +117,8 @@ def _write(text: str, args: argparse.Namespace) -> None:
     if args.out is None:
         print(text)
         return
-    with args.out.expanduser().open("w" if args.force else "x", encoding="utf-8") as file:
-        file.write(text + "\n")
+    with written(args.out.expanduser(), force=args.force) as path:
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 # -- at a terminal --------------------------------------------------------------------------

@@ -32,6 +32,7 @@ FORMAT, VERSION = "kvmlab-progress", 1
 NAME = "kvmlab-progress.json"
 _OUTCOMES = ("right", "wrong", "unclear")
 _MOST = 200  # characters of an answer that are kept
+_LARGEST = 32 << 20  # bytes of a progress file: a hundred thousand answers
 
 
 class BadProgress(KvmlabError, ValueError):
@@ -175,7 +176,8 @@ Contents = tuple[list[Entry], list[Share]]
 
 def _read(path: Path) -> Contents:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         return [], []
     return _parsed(data, str(path))
@@ -183,11 +185,13 @@ def _read(path: Path) -> Contents:
 
 def _parsed(data: bytes, name: str) -> Contents:
     """What a file holds; raises `BadProgress`, which calls it ``name``."""
+    if len(data) > _LARGEST:
+        raise BadProgress(f"{name} is no progress file: it has more than {_LARGEST:,} bytes")
     try:
         found = json.loads(data.decode("utf-8-sig"))  # some editors put a mark in front
     except UnicodeDecodeError:
         raise BadProgress(f"{name} is no progress file: it is no text") from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # RecursionError: nested as nobody nests
         raise BadProgress(f"{name} is no progress file: it is no JSON") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise BadProgress(f"{name} is no progress file: its format is not {FORMAT!r}")

@@ -149,8 +149,9 @@ def _parse(command: str | Mapping[str, object]) -> tuple[str, Arguments]:
     if isinstance(command, str):
         try:
             command = json.loads(command)
-        except ValueError as error:
-            raise QmpError(f"JSON parse error, {error}") from None
+        except (ValueError, RecursionError) as error:
+            why = error if isinstance(error, ValueError) else "nested too deeply"
+            raise QmpError(f"JSON parse error, {why}") from None
     if not isinstance(command, Mapping):
         raise QmpError("QMP input must be a JSON object")
     name, arguments = command.get("execute"), command.get("arguments", {})

@@ -18,6 +18,8 @@ from kvmlab.base.errors import BadChoice
 FORMAT = 1
 """Of the lines; a file of another format is not read."""
 
+LARGEST = 256 << 20  # bytes of a journal: some hundred thousand cells
+
 Line = dict[str, Any]
 
 
@@ -86,7 +88,7 @@ class Journal:
 
     def _begin(self) -> None:
         """Read what is there, cut off what is torn, and write the header where there is none."""
-        data = self.path.read_bytes()
+        data = self._held()
         whole = data[: data.rfind(b"\n") + 1]
         lines = [
             self._parsed(line, number) for number, line in enumerate(whole.split(b"\n")[:-1], 1)
@@ -100,13 +102,21 @@ class Journal:
         if not lines:
             self.append(self._header)
 
+    def _held(self) -> bytes:
+        """What the file has; raises `BadChoice` for a device, a pipe, or what is far too long."""
+        if not self.path.is_file():
+            raise BadChoice(f"{self.path} is no regular file; choose another for the journal")
+        if self.path.stat().st_size > LARGEST:
+            raise BadChoice(f"{self.path} has more than {LARGEST:,} bytes; choose another file")
+        return self.path.read_bytes()
+
     def _first_line(self) -> bytes:
         return json.dumps(self._header, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
     def _parsed(self, line: bytes, number: int) -> Line:
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # RecursionError: nested as no cell is
             found = None
         if not isinstance(found, dict) or ("kvmlab_sweep" if number == 1 else "cell") not in found:
             what = "no journal of a sweep" if number == 1 else f"damaged: line {number} is no cell"

@@ -1,6 +1,7 @@
 """``kvmlab lab``: a working copy that follows the course and never touches the learner's work."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,45 @@ def test_a_copy_that_cannot_be_made_leaves_no_directory(course, source, monkeypa
     with pytest.raises(OSError, match="No space left"):
         lab.refresh(course, source)
     assert not course.parent.exists()
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_file_that_cannot_be_moved_into_place_takes_the_others_back(
+    course, source, monkeypatch, last
+):
+    lab.refresh(course, source)
+    (source / INDEX).write_text("index 2")
+    (source / "new.ipynb").write_text("new")
+    (source / LESSON).write_text("lesson 2")
+    before, replace, moved = contents(course), Path.replace, []
+
+    def refuse(path, target):
+        moved.append(target)
+        if len(moved) == last + 1:
+            raise PermissionError(13, "Permission denied", str(target))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        lab.refresh(course, source)
+    assert contents(course) == before
+    monkeypatch.undo()
+    lab.refresh(course, source)
+    assert contents(course)["new.ipynb"] == "new"
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root writes everywhere")
+def test_a_directory_that_may_only_be_read_is_one_line_and_2(course, source, started, capsys):
+    lab.refresh(course, source)
+    (source / INDEX).write_text("index 2")
+    before = contents(course)
+    course.chmod(0o555)
+    try:
+        assert cli.main(["lab", str(course)]) == 2
+    finally:
+        course.chmod(0o755)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (contents(course), started) == (before, [])
 
 
 def fill_up(monkeypatch, after: int) -> None:

@@ -79,7 +79,7 @@ def test_jupyterquiz_is_written_to_a_new_file(capsys, tmp_path):
     assert len(json.loads(path.read_text(encoding="utf-8"))) == 2
     status, _, err = run(capsys, *arguments)
     assert status == 2
-    assert err == f"kvmlab: {path}: File exists\n"
+    assert err == f"kvmlab: {path} is there already; --force replaces it\n"
     assert printed(capsys, *arguments, "--force") == ""
 
 
@@ -181,7 +181,7 @@ def test_q_and_the_end_of_input_end_it(capsys, terminal, last):
         (["--difficulty", "4"], "invalid choice"),
         (["--language", "fr"], "invalid choice"),
         (["--json", "--format", "jupyterquiz"], "--json and --format jupyterquiz contradict"),
-        (["-n", "1", "-o", "/no/such/folder/quiz.txt"], "No such file or directory"),
+        (["-n", "1", "-o", "/no/such/folder/quiz.txt"], "/no/such/folder is no folder"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, words):
