@@ -109,7 +109,8 @@ def test_metadata_is_bare(path: Path):
     assert set(metadata) <= {"kernelspec", "language_info"}
     assert {key: spec[key] for key in KERNEL} == KERNEL
     assert "version" not in metadata.get("language_info", {})
-    assert {key for cell in notebook["cells"] for key in cell["metadata"]} <= {"tags"}
+    allowed = {"slideshow"} if path.parent.name == "lecture" else {"tags"}
+    assert {key for cell in notebook["cells"] for key in cell["metadata"]} <= allowed
 
 
 @every_notebook
