@@ -6,6 +6,7 @@ import pytest
 
 from kvmlab import labs, workloads
 from kvmlab.text import LANGUAGES, say
+from tests.wire import tapped
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:metadata .* from the constructor:DeprecationWarning"
@@ -85,6 +86,21 @@ def test_the_comparison_is_not_run_again(monkeypatch):
     assert has_han(lab.desk.value)
     assert has_han(lab.player.sentence)
     assert "alert" not in lab.notice.value
+
+
+@pytest.mark.parametrize("name", labs.__all__)
+def test_a_change_of_language_is_one_message_for_each_control_and_ten_for_the_rest(name):
+    """The one change that costs more than the budget: every word on every control is another.
+
+    Each control is a widget of its own, so its words are a message of their own; the ten are
+    status, echo, the player's labels and its scene, the desk, and two charts with their axes.
+    """
+    lab = getattr(labs, name)()
+    spoken = {id(control) for control, _ in lab._words._parts}
+    with tapped() as wire:
+        for language in ("zh", "en"):
+            assert wire.choose(lab.language, language) <= len(spoken) + 10, wire.sent
+            assert wire.choose(lab.language, language) == 3  # what is spoken already is not said
 
 
 def test_two_labs_may_speak_two_languages():
