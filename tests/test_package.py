@@ -100,15 +100,13 @@ def test_only_the_command_line_prints():
 
 
 def test_no_file_of_code_is_long():
-    """But for the player's style sheet: it must be one file, as a page carries one."""
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_bytes().splitlines())
         for path in project_files()
         if path.suffix in CODE
     }
-    allowed = {"kvmlab/labs/player.css": 600}
 
-    assert {name: n for name, n in lengths.items() if n > allowed.get(name, 400)} == {}
+    assert {name: n for name, n in lengths.items() if n > 400} == {}
 
 
 def test_no_file_names_a_place_on_the_machine_of_its_author():

@@ -18,7 +18,7 @@ from kvmlab.text import say
 _SHIFTS = (12, 21, 30)
 _LARGE_ORDER = 9
 PARTS = (
-    *(("data", "quiet"), ("guest", "guest"), ("ept", "host"), ("cached", "quiet")),
+    *(("data", "quiet"), ("guest", "guest"), ("ept", "host"), ("cached", "silicon")),
     ("exits", "shadow"),
 )
 

@@ -15,8 +15,9 @@ from kvmlab.study.compare import Row
 from kvmlab.study.counters import DEEDS, TABLES
 from kvmlab.text import say
 
-Party = Literal["guest", "host", "shadow", "quiet"]
-"""Which colour: the guest's, the hypervisor's, its second shade for shadow tables, or grey."""
+Party = Literal["guest", "host", "shadow", "silicon", "quiet"]
+"""Which colour: the guest's, the hypervisor's, its second shade for shadow tables, hardware's, or
+grey."""
 
 MOST_BARS = 9
 

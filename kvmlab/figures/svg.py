@@ -46,11 +46,16 @@ def group(key: str, name: str, party: str, *children: str) -> str:
 
 
 def drawing(width: float, height: float, name: str, *children: str) -> str:
-    """The whole picture, scaling to the width it is given; a margin keeps strokes whole."""
+    """The whole picture; a margin keeps strokes whole.
+
+    It may be scaled up, and says how wide it is so that nobody scales it down: its smallest
+    letters have 11 pixels.
+    """
     return element(
         "svg",
         *children,
         xmlns=XMLNS,
+        width=_value(width + 2 * MARGIN),
         viewBox=f"{-MARGIN} {-MARGIN} {_value(width + 2 * MARGIN)} {_value(height + 2 * MARGIN)}",
         role="group",
         aria_label=name,

@@ -18,9 +18,11 @@ from kvmlab.text import say
 
 STYLE = """<style>
 .kvm-chart { --kvm-guest: #0072b2; --kvm-host: #d55e00; --kvm-shadow: #7f3700;
+  --kvm-silicon: #009e73;
   --kvm-ink: var(--jp-ui-font-color1, #1f1f1f); --kvm-quiet: var(--jp-ui-font-color2, #5f5f5f) }
 body:is([data-jp-theme-light="false"], .theme-dark, .vscode-dark) .kvm-chart {
-  --kvm-guest: #56b4e9; --kvm-host: #ff8c3a; --kvm-shadow: #ffd0b0 }
+  --kvm-guest: #56b4e9; --kvm-host: #ff8c3a; --kvm-shadow: #ffd0b0;
+  --kvm-silicon: #33c79e }
 .kvm-chart-head { color: var(--kvm-ink); font-size: 14px; line-height: 20px }
 .kvm-chart-head strong { display: block; font-weight: 600 }
 .kvm-chart-head span { margin-right: 16px; white-space: nowrap }
@@ -35,8 +37,8 @@ body:is([data-jp-theme-light="false"], .theme-dark, .vscode-dark) .kvm-chart {
 HEIGHT = 296  # pixels: room for ten bars, and for what is above and below them
 
 RIGHT = 48  # pixels at the right of all bars
-LEFT = 296  # pixels for the names of bars with their totals, at 12 px a letter
-LONGEST = 42  # letters of a name that have room there
+LEFT = 248  # pixels for the names of bars with their totals, at 12 px a letter
+LONGEST = 35  # letters of a name that have room there
 
 
 class Bars(widgets.VBox):
@@ -59,6 +61,7 @@ class Bars(widgets.VBox):
             scale=scales["y"],
             grid_lines="none",
             tick_format=".2~s",
+            num_ticks=4,
             label_offset="32px",
         )
         figure = bqplot.Figure(
@@ -151,11 +154,11 @@ def names(chart: Chart) -> list[str]:
     """What stands left of each bar: its name, cut where there is no room, and its total."""
     told = []
     for name, total in zip(chart.bars, chart.totals, strict=True):
-        room = LONGEST - len(number(total)) - 2
+        room = LONGEST - len(number(total)) - 2  # an em space
         cut = name
         while _letters(cut) > room:
             cut = f"{cut.rstrip('…')[:-1]}…"
-        told.append(f"{cut}: {number(total)}")
+        told.append(f"{cut}\u2003{number(total)}")
     return told
 
 

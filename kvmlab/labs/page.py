@@ -19,7 +19,7 @@ from kvmlab.figures.lecture import Lecture, Variant
 from kvmlab.figures.page import looks, part_html
 from kvmlab.figures.scene import Scene
 from kvmlab.figures.svg import XMLNS
-from kvmlab.labs.player import module, spoken_labels
+from kvmlab.labs.player import module, spoken_labels, style
 from kvmlab.text import say
 
 FOLDER = Path(__file__).parent
@@ -55,9 +55,9 @@ def page(lecture: Lecture, language: str) -> str:
             for one, inside in zip(variants, parts, strict=True)
         ],
     }
-    style = _file("player.css") + looks("plots.css") + _file("page.css")
+    sheet = style() + looks("plots.css") + _file("page.css")
     script = module().replace(EXPORTED, _file("page.js"))
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}"
+    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(sheet)}"
     policy += "; img-src blob:"  # a picture of points to keep is made of one
     facts = "\n".join(variants[0].facts)
     return "\n".join(
@@ -68,7 +68,7 @@ def page(lecture: Lecture, language: str) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}"/>',
             '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
             f"<title>{escape(title)}</title>",
-            f"<style>{style}</style></head>",
+            f"<style>{sheet}</style></head>",
             f"<body><main><h1>{escape(title)}</h1>",
             '<div class="kvm-choices"></div>',
             f'<p class="kvm-facts" role="status">{escape(facts)}</p>',
@@ -96,7 +96,7 @@ def frame(name: str, title: str) -> str:
 def still_svg(variant: Variant) -> str:
     """The drawing of ``variant`` as at its end, its charts below; light colours."""
     root = ET.Element(f"{{{XMLNS}}}svg", {"role": "img", "aria-label": variant.scene.title})
-    ET.SubElement(root, f"{{{XMLNS}}}style").text = _file("player.css") + looks("plots.css")
+    ET.SubElement(root, f"{{{XMLNS}}}style").text = style() + looks("plots.css")
     paper = ET.SubElement(root, f"{{{XMLNS}}}rect", {"fill": "#ffffff"})
     drawn = [("", _at_its_end(variant.scene), "kvm-stage")]
     drawn += [(part.title, _parsed(part.svg), "plot") for part in variant.parts if part.svg]

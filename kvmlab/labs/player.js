@@ -236,6 +236,14 @@ class Player {
     for (const [node, first] of this.texts) node.textContent = step.texts[node.dataset.text] ?? first;
     const now = this.elements.find((node) => ["now", "fault"].includes(node.dataset.lit));
     if (now && !this.stage.contains(document.activeElement)) this.rove(now);
+    if (now) this.reveal(now);
+  }
+
+  /** Where the drawing is wider than its place, `node` comes into sight; the page stays. */
+  reveal(node) {
+    const [place, box] = [this.stage, node].map((one) => one.getBoundingClientRect());
+    const beyond = Math.max(box.right - place.right, 0) || Math.min(box.left - place.left, 0);
+    this.stage.scrollLeft += beyond + Math.sign(beyond) * EDGE;
   }
 
   closer(detail) {

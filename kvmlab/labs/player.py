@@ -1,6 +1,7 @@
 """The player: the one widget that shows scenes.  Its other half runs in the browser.
 
-That half is one ES module of two files (``picture.js``, ``player.js``) and one style sheet.
+That half is one ES module of two files (``picture.js``, ``player.js``) and one style sheet of
+three: what is around the drawing, the drawing, and the lab around both.
 """
 
 from pathlib import Path
@@ -17,12 +18,22 @@ LABELS = (
     *("scrub", "count", "twin", "skip", "asked", "svg", "png"),
 )
 MODULE = ("picture.js", "player.js")
+STYLE = ("player.css", "drawing.css", "lab.css")
 
 
 def module() -> str:
-    """The source of the ES module: what a page needs, with ``player.css``, to play scenes."""
+    """The source of the ES module: what a page needs, with `style`, to play scenes."""
+    return _joined(MODULE)
+
+
+def style() -> str:
+    """The style sheet of players and labs."""
+    return _joined(STYLE)
+
+
+def _joined(names: tuple[str, ...]) -> str:
     folder = Path(__file__).parent
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in MODULE)
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 class Player(anywidget.AnyWidget):
@@ -34,7 +45,7 @@ class Player(anywidget.AnyWidget):
     """
 
     _esm = module()
-    _css = Path(__file__).with_name("player.css")
+    _css = style()
 
     scene = traitlets.Dict(help="the scene, as `Scene.to_json` gives it").tag(sync=True)
     step = traitlets.Int(0, help="the step shown, from 0").tag(sync=True)

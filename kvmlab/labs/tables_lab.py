@@ -269,6 +269,7 @@ class TablesLab(Lab):
             tables = guest_tables(self.machine)
             scene = bits_scene(entry, tables, fixed=bool(self._own)) if entry else EMPTY
             self.bits.show(scene)
+            self.bits.relabel()
 
     def _facts(self) -> list[str]:
         whole = tree_sentence(self.machine, self._tree())

@@ -12,12 +12,22 @@ STICKING_OUT = """css => {
   }
   const all = (inside) => [...document.querySelectorAll(`${css} :is(${inside})`)]
   const named = (one) => one.outerHTML.slice(0, 120)
-  const words = all('.kvm-stage svg text, .bqplot svg text')
+  const drawn = (chart) => {
+    const box = chart.getBoundingClientRect()
+    return box.top < innerHeight && box.bottom > 0  // bqplot draws anew once it is looked at
+  }
+  const words = all('.kvm-stage svg text, .bqplot svg text').filter(
+    one => one.closest('.kvm-stage') || drawn(one.closest('.bqplot')))
   return [
     ...all('select, input, button, .kvm-stage, .bqplot').filter(one => out(one, page)),
     ...words.filter(one => out(one, one.ownerSVGElement.getBoundingClientRect())),
   ].map(named)
 }"""
+SMALL = """css => [...document.querySelectorAll(`${css} .kvm-stage svg text`)].filter(one => {
+  const svg = one.ownerSVGElement
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width
+  return scale && parseFloat(getComputedStyle(one).fontSize) * scale < 10.9
+}).map(one => one.outerHTML)"""
 TWIN = """([css, caption]) => {
   const found = [...document.querySelectorAll(`${css} table`)].find(
     one => one.caption?.textContent === caption)
@@ -25,9 +35,17 @@ TWIN = """([css, caption]) => {
 }"""
 
 
-def sticking_out(lab, css):
-    """The controls, drawings and charts beyond their lab, and the words beyond their drawing."""
-    return lab.page.evaluate(STICKING_OUT, css)
+def assert_fits(lab, css):
+    """Nothing sticks out of the lab, no word out of its drawing, and none is too small.
+
+    A drawing that is wider than its place scrolls in it; its letters have 11 pixels at least.
+    """
+    for _ in range(60):  # bqplot draws anew for a new width, and takes its time
+        found = [*lab.page.evaluate(STICKING_OUT, css), *lab.page.evaluate(SMALL, css)]
+        if not found:
+            return
+        lab.page.wait_for_timeout(250)
+    assert not found, "\n".join(found)
 
 
 def assert_charts_are_told(lab, css, table):

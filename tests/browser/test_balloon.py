@@ -8,24 +8,13 @@ from kvmlab.figures.balloon import balloon_curves
 from kvmlab.study.inflation import Inflation
 from kvmlab.study.inflation_beginning import Beginning, usual_plan
 from kvmlab.study.share import share_string
-from tests.browser.sight import assert_charts_are_told
+from tests.browser.sight import assert_charts_are_told, assert_fits
 
 CELL = "from kvmlab import labs\nlab = labs.balloon()\nlab"
 LAB = ".kvmlab-balloon"
 PLAYER = f"{LAB} .kvmlab-player"
 STATUS = f"{LAB} .kvmlab-desk [role=status]"
 TEXT = f"{LAB} .kvmlab-dommemstat"
-INSIDE = """() => {
-  const lab = document.querySelector('.kvmlab-balloon').getBoundingClientRect()
-  const drawing = document.querySelector('.kvm-stage svg').getBoundingClientRect()
-  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
-  const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
-    .filter(box => box.width)
-  return lab.right <= innerWidth && within(drawing, lab)
-    && boxes('.kvmlab-balloon :is(select, input, button)').every(one => within(one, lab))
-    && boxes('.kvm-stage svg text').every(one => within(one, drawing))
-}"""
-"""No control sticks out of the lab, and no word out of its drawing."""
 
 
 def place(lab):
@@ -116,10 +105,10 @@ def test_controls_change_the_guest_in_a_moment_and_in_both_languages(open_notebo
     lab.until(lambda: "已归还 0 KiB" in lab.seen(STATUS))
     lab.shot("balloon-chinese", LAB)
     lab.page.set_viewport_size({"width": 900, "height": 1400})
-    lab.until(lambda: lab.page.evaluate(INSIDE))
+    assert_fits(lab, LAB)
     lab.shot("balloon-narrow")
     lab.page.set_viewport_size({"width": 1600, "height": 1400})
-    lab.until(lambda: lab.page.evaluate(INSIDE))
+    assert_fits(lab, LAB)
     lab.shot("balloon-wide")
 
 

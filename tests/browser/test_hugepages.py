@@ -6,25 +6,13 @@ from kvmlab.figures.hugepages_words import served_chart, served_table
 from kvmlab.study.hugepages import HugePages, compared
 from kvmlab.study.hugepages_beginning import Beginning, usual_plan
 from kvmlab.study.share import share_string
-from tests.browser.sight import assert_charts_are_told
+from tests.browser.sight import assert_charts_are_told, assert_fits
 
 CELL = "from kvmlab import labs\nlab = labs.hugepages()\nlab"
 LAB = ".kvmlab-hugepages"
 PLAYER = f"{LAB} .kvmlab-player"
 STATUS = f"{LAB} .kvmlab-desk [role=status]"
 SENTENCE = f"{PLAYER} .kvm-sentence"
-INSIDE = """() => {
-  const lab = document.querySelector('.kvmlab-hugepages').getBoundingClientRect()
-  const drawing = document.querySelector('.kvm-stage svg').getBoundingClientRect()
-  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
-  const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
-    .filter(box => box.width)
-  return lab.right <= innerWidth && within(drawing, lab)
-    && boxes('.kvmlab-hugepages :is(select, input, button, .bqplot)')
-      .every(one => within(one, lab))
-    && boxes('.kvm-stage svg text').every(one => within(one, drawing))
-}"""
-"""No control sticks out of the lab, and no word out of its drawing."""
 
 
 def press(lab, key):
@@ -103,7 +91,7 @@ def test_controls_change_pages_and_cost_in_both_languages(open_notebook):
     lab.shot("hugepages-chinese", LAB)
     for width in (900, 1600):
         lab.page.set_viewport_size({"width": width, "height": 1400})
-        lab.until(lambda: lab.page.evaluate(INSIDE))  # bqplot draws anew for the new width
+        assert_fits(lab, LAB)
         lab.shot(f"hugepages-{width}")
 
 

@@ -6,23 +6,12 @@ import pytest
 
 from kvmlab.figures.overcommit import memory_curves
 from kvmlab.study.overcommit import HOURS, PAGE_MIB, Day, Setting
-from tests.browser.sight import assert_charts_are_told
+from tests.browser.sight import assert_charts_are_told, assert_fits
 
 CELL = "from kvmlab import labs\nlab = labs.overcommit()\nlab"
 LAB = ".kvmlab-overcommit"
 PLAYER = f"{LAB} .kvmlab-player"
 STATUS = f"{LAB} .kvmlab-desk [role=status]"
-INSIDE = """() => {
-  const lab = document.querySelector('.kvmlab-overcommit').getBoundingClientRect()
-  const drawing = document.querySelector('.kvm-stage svg').getBoundingClientRect()
-  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
-  const boxes = css => [...document.querySelectorAll(css)].map(one => one.getBoundingClientRect())
-    .filter(box => box.width)
-  return lab.right <= innerWidth && within(drawing, lab)
-    && boxes('.kvmlab-overcommit :is(select, input, button)').every(one => within(one, lab))
-    && boxes('.kvm-stage svg text').every(one => within(one, drawing))
-}"""
-"""No control sticks out of the lab, and no word out of its drawing."""
 
 
 def place(lab):
@@ -124,8 +113,8 @@ def test_controls_change_the_day_and_names_are_text(open_notebook):
     lab.until(lambda: "Nova 放置了" in lab.seen(STATUS))
     lab.shot("overcommit-chinese", LAB)
     lab.page.set_viewport_size({"width": 900, "height": 1400})
-    lab.until(lambda: lab.page.evaluate(INSIDE))
+    assert_fits(lab, LAB)
     lab.shot("overcommit-narrow")
     lab.page.set_viewport_size({"width": 1600, "height": 1400})
-    lab.until(lambda: lab.page.evaluate(INSIDE))
+    assert_fits(lab, LAB)
     lab.shot("overcommit-wide")

@@ -4,15 +4,13 @@ import base64
 import hashlib
 import json
 import re
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-import kvmlab.labs.player
 from kvmlab.figures.scene import Ask
 from kvmlab.figures.walk import Setting, walk_scene
-from kvmlab.labs.player import Player, module
+from kvmlab.labs.player import Player, module, style
 from kvmlab.study.access import Request, first_access
 from tests.lab_page import slowed
 
@@ -45,14 +43,14 @@ def static_page(scene):
     player = Player(scene)
     state = player.get_state(["scene", "step", "chosen", "answer", "labels"])
     data = json.dumps(state).replace("</", "<\\/")
-    style = (Path(kvmlab.labs.player.__file__).parent / "player.css").read_text(encoding="utf-8")
+    looks = style()
     script = module().replace("export default { render };", RUN)
-    policy = f"default-src 'none'; script-src {allowed(script)}; style-src {allowed(style)}"
+    policy = f"default-src 'none'; script-src {allowed(script)}; style-src {allowed(looks)}"
     policy += "; img-src blob:"  # a picture of points is made of one
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>A walk</title><style>{style}</style><div id='lab'></div>"
+        f"<title>A walk</title><style>{looks}</style><div id='lab'></div>"
         f"<script type='application/json' id='data'>{data}</script>"
         f"<script type='module'>{script}</script></html>"
     )

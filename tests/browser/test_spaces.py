@@ -3,20 +3,10 @@
 import re
 
 from kvmlab import labs
+from tests.browser.sight import assert_fits
 
 CELL = "from kvmlab import labs\nlab = labs.spaces()\nlab"
 PLAYER = ".kvmlab-spaces .kvmlab-player"
-INSIDE = """() => {
-  const lab = document.querySelector('.kvmlab-spaces').getBoundingClientRect()
-  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
-  const boxes = css => [...document.querySelectorAll(css)].map(
-    one => one.getBoundingClientRect()).filter(box => box.width)
-  const drawing = document.querySelector('.kvmlab-spaces .kvm-stage svg').getBoundingClientRect()
-  return lab.right <= innerWidth
-    && boxes('.kvmlab-spaces select, .kvmlab-spaces input, .kvmlab-spaces button')
-      .every(one => within(one, lab))
-    && boxes('.kvmlab-spaces .kvm-stage text').every(one => within(one, drawing))
-}"""
 
 
 def sentence(lab):
@@ -93,9 +83,9 @@ def test_a_page_is_followed_and_moved_by_keyboard(open_notebook):
     lab.axe()
     for width in (900, 1600):
         lab.page.set_viewport_size({"width": width, "height": 1400})
-        lab.until(lambda: lab.page.evaluate(INSIDE))
+        assert_fits(lab, ".kvmlab-spaces")
         lab.shot(f"spaces-{width}")
     lab.page.get_by_label("Language / 语言").select_option("中文")
     lab.until(lambda: lab.page.get_by_role("button", name="迁移").count() == 1)
-    lab.until(lambda: lab.page.evaluate(INSIDE))
+    assert_fits(lab, ".kvmlab-spaces")
     lab.shot("spaces-chinese", ".kvmlab-spaces")

@@ -3,22 +3,11 @@
 import re
 
 from kvmlab import labs
+from tests.browser.sight import assert_fits
 
 CELL = "from kvmlab import labs\nlab = labs.tables()\nlab"
 TREE = ".kvmlab-tables .kvmlab-player >> nth=0"
 BITS = ".kvmlab-bits .kvmlab-player"
-INSIDE = """() => {
-  const lab = document.querySelector('.kvmlab-tables').getBoundingClientRect()
-  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
-  const boxes = css => [...document.querySelectorAll(css)].map(
-    one => one.getBoundingClientRect()).filter(box => box.width)
-  const drawings = [...document.querySelectorAll('.kvmlab-tables .kvm-stage svg')]
-  return lab.right <= innerWidth
-    && boxes('.kvmlab-tables select, .kvmlab-tables input, .kvmlab-tables button')
-      .every(one => within(one, lab))
-    && drawings.every(svg => [...svg.querySelectorAll('text')].every(
-      one => within(one.getBoundingClientRect(), svg.getBoundingClientRect())))
-}"""
 
 
 def sentence(lab):
@@ -105,11 +94,12 @@ def test_it_fits_900_pixels_and_speaks_chinese(open_notebook):
     lab.page.wait_for_selector(f"{BITS} .kvm-stage svg")
     for width in (900, 1600):
         lab.page.set_viewport_size({"width": width, "height": 1400})
-        lab.until(lambda: lab.page.evaluate(INSIDE))
+        assert_fits(lab, ".kvmlab-tables")
         lab.shot(f"tables-{width}")
     lab.page.get_by_label("Language / 语言").select_option("中文")
     lab.until(lambda: "P = 1" not in sentence(lab) and "4K" in status(lab))
     lab.page.get_by_label("客户机页表级数").select_option("5")
     lab.until(lambda: "L5 PML5E" in lab.page.locator(f"{TREE} >> .kvm-stage").inner_text())
-    lab.until(lambda: lab.page.evaluate(INSIDE))
+    assert lab.page.get_by_role("button", name="保存为 SVG").count() == 2
+    assert_fits(lab, ".kvmlab-tables")
     lab.shot("tables-chinese", ".kvmlab-tables")

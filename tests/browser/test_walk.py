@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.browser.sight import assert_fits
+
 FACTS = ".kvmlab-desk [role=status]"
 CELL = "from kvmlab import labs\nlab = labs.walk()\nlab"
 PLAYER = ".kvmlab-player"
@@ -14,18 +16,6 @@ CELLS = (
 
 NAMES = {"native": "native paging", "shadow": "shadow paging", "EPT": "EPT"}
 ASK = f"{PLAYER} .kvm-ask fieldset"
-
-INSIDE = """() => {
-  const lab = document.querySelector('.kvmlab-walk').getBoundingClientRect()
-  const drawing = document.querySelector('.kvm-stage svg').getBoundingClientRect()
-  const within = (one, whole) => one.left >= whole.left - 1 && one.right <= whole.right + 1
-  const boxes = css => [...document.querySelectorAll(css)]
-    .map(one => one.getBoundingClientRect()).filter(one => one.width)
-  return lab.right <= innerWidth && within(drawing, lab)
-    && boxes('.kvmlab-walk select, .kvmlab-walk input').every(one => within(one, lab))
-    && boxes('.kvm-stage svg text').every(one => within(one, drawing))
-}"""
-"""No control sticks out of the lab, and no word out of its drawing."""
 
 
 def references(lab):
@@ -135,10 +125,10 @@ def test_the_further_designs_are_chosen_by_keyboard_and_controls_follow(lab):
         assert references(lab) == list(range(1, count + 1))
         assert first in lab.seen(FACTS)
         assert "by the cost model “graded”" in lab.seen(FACTS)
-        lab.until(lambda: lab.page.evaluate(INSIDE))
+        assert_fits(lab, ".kvmlab-walk")
         lab.shot(f"walk-{lab.theme_name}-{design.split(' (')[0].replace(' ', '-').lower()}")
     lab.page.set_viewport_size({"width": 900, "height": 1200})
-    lab.until(lambda: lab.page.evaluate(INSIDE))
+    assert_fits(lab, ".kvmlab-walk")
     lab.shot(f"walk-{lab.theme_name}-narrow")
     lab.page.get_by_role("radio", name="native").check()
     lab.until(lambda: lab.seen(FACTS).startswith("native"))

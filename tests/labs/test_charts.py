@@ -23,7 +23,7 @@ def chart(*totals, name="bar"):
 def test_numbers_and_names_with_totals_reach_the_marks():
     bars = Bars(chart(10, 20_000))
     assert bars._bars.y.tolist() == [[1, 1], [10, 20_000]]
-    assert bars._bars.x.tolist() == ["bar 0: 11", "bar 1: 20,001"]
+    assert bars._bars.x.tolist() == ["bar 0\u200311", "bar 1\u200320,001"]
     assert bars._ruler.label == "things"
 
 
@@ -35,13 +35,13 @@ def test_another_chart_is_shown_by_the_same_mark_in_one_message(totals):
         bars.show(chart(*totals))
     assert bars._bars is mark
     assert [name for name, _, _ in wire.sent] == ["Bars"]
-    assert mark.x.tolist() == [f"bar {n}: {total + 1}" for n, total in enumerate(totals)]
+    assert mark.x.tolist() == [f"bar {n}\u2003{total + 1}" for n, total in enumerate(totals)]
 
 
 @pytest.mark.parametrize("name", ["影子分页" * 9, "shadow on EPT (L2): EPT misconfig. " * 3])
 def test_a_long_name_is_cut_and_its_total_is_whole(name):
     told = names(chart(13_436_425_563, name=name))[0]
-    assert told.endswith("…: 13,436,425,564")
+    assert told.endswith("…\u200313,436,425,564")
     wide = sum(2 if ord(sign) > 0x2FFF else 1 for sign in told)
     assert wide <= LONGEST
     assert wide * 7 <= LEFT

@@ -2,15 +2,11 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-import kvmlab.labs.player
 from kvmlab.figures.scene import Ask, Scene, SceneStep
-from kvmlab.labs.player import LABELS, Player, module
-
-FOLDER = Path(kvmlab.labs.player.__file__).parent
+from kvmlab.labs.player import LABELS, Player, module, style
 
 
 def scene(steps: int = 3) -> Scene:
@@ -83,21 +79,21 @@ def test_what_goes_to_the_browser_is_json():
 def test_module_and_style_sheet_load_nothing():
     """The same files must work in a page that may load nothing at all."""
     text = module()
-    style = (FOLDER / "player.css").read_text(encoding="utf-8")
+    looks = style()
 
     for word in ("import ", "import(", "fetch(", "innerHTML", "eval(", ".style", 'setInterval("'):
         assert word not in text, word
     for word in ("url(", "@import", "box-shadow", "gradient"):
-        assert word not in style, word
+        assert word not in looks, word
     assert text.count("http") == 1  # the name of SVG's namespace
 
 
 def test_every_rule_of_the_style_sheet_is_for_our_own_elements():
     """A widget's style sheet is put into the whole page."""
-    style = (FOLDER / "player.css").read_text(encoding="utf-8")
+    looks = style()
     selectors = [
         line.strip()
-        for line in style.splitlines()
+        for line in looks.splitlines()
         if line.rstrip().endswith(("{", ",")) and not line.lstrip().startswith(("@", "/", "--"))
     ]
 
@@ -118,10 +114,10 @@ def contrast(one: str, other: str) -> float:
 
 def palettes() -> list[dict[str, str]]:
     """The colours of the light theme, and those of the dark one."""
-    style = (FOLDER / "player.css").read_text(encoding="utf-8")
+    looks = style()
     light, dark, system, kept = [
         dict(re.findall(r"--kvm-([\w-]+): (?:var\([\w-]+, )?(#[0-9a-f]{6})", block))
-        for block in re.findall(r"\{([^{}]*--kvm-g:[^{}]*)\}", style)
+        for block in re.findall(r"\{([^{}]*--kvm-g:[^{}]*)\}", looks)
     ]
     assert kept.items() >= light.items()  # a picture to keep is as on light paper
     assert dark.items() <= system.items()  # without JupyterLab the system's scheme decides
