@@ -192,16 +192,18 @@ def test_nbgrader_s_folder_says_whose_work_it_is(tmp_path, monkeypatch):
     folder = tmp_path / "autograded" / "bob" / "hw1"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
-    asked = made().items[1].asked
-    answer = asked.question(SECRET, "ann").solution
+    pairs = zip(drawn()["ann"], drawn()["bob"], strict=True)
+    number, answer = next(
+        (n, one.solution) for n, (one, other) in enumerate(pairs) if one.answer != other.answer
+    )
+    asked = made().items[number].asked
 
     assert submitted_by("ann") == "ann"
     assert asked.judge(SECRET, "ann", answer).ok
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
     assert submitted_by("ann") == submitted_by(None) == "bob"
-    assert asked.judge(SECRET, "ann", answer).ok == (
-        answer == asked.question(SECRET, "bob").solution
-    )
+    assert not asked.judge(SECRET, "ann", answer).ok
+    assert asked.judge(SECRET, "ann", drawn()["bob"][number].solution).ok
 
 
 # -- the notebooks ---------------------------------------------------------------------------
