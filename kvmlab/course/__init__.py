@@ -3,9 +3,11 @@
 `question` makes one from its kind and a seed, `check` judges an answer to it and knows the
 misconception behind a wrong one, `kinds` and `topics` say what there is.  `tasks` are programs to
 write, `describe` says what one asks for, and `check_program` tries a learner's function.
+`glossary` says what a term means.
 """
 
 from kvmlab.course.checks import Report, check_program, describe, tasks
+from kvmlab.course.glossary import glossary
 from kvmlab.course.questions import Question, Verdict, check, kinds, question, quiz, topics
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "check",
     "check_program",
     "describe",
+    "glossary",
     "kinds",
     "question",
     "quiz",

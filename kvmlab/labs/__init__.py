@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvmlab.labs.ask_lab import Ask
     from kvmlab.labs.balloon_lab import BalloonLab
+    from kvmlab.labs.glossary_lab import Glossary
     from kvmlab.labs.hugepages_lab import HugePagesLab
     from kvmlab.labs.lab import Lab
     from kvmlab.labs.modes_lab import ModesLab
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ask",
     "balloon",
+    "glossary",
     "hugepages",
     "modes",
     "overcommit",
@@ -127,6 +129,16 @@ def progress(path: str = "kvmlab-progress.json", *shown: "Lab") -> "ProgressPane
     from kvmlab.labs.progress_lab import ProgressPanel
 
     return ProgressPanel(path, shown)
+
+
+def glossary(find: str = "", language: str = "en") -> "Glossary":
+    """The field's words, each in a sentence or two; those that have ``find`` in them.
+
+    Raises `BadChoice` for a language that there is not.
+    """
+    from kvmlab.labs.glossary_lab import Glossary
+
+    return Glossary(find, language)
 
 
 def hugepages(share: str = "", **chosen: Any) -> "HugePagesLab":  # noqa: ANN401  as its plan takes

@@ -14,7 +14,7 @@ import pytest
 from kvmlab import labs
 from tests.lab_page import READY, RESTORED, slowed
 
-SCENES = [name for name in labs.__all__ if name not in ("ask", "progress")]  # they have none
+SCENES = [name for name in labs.__all__ if name not in ("ask", "glossary", "progress")]
 CELL = "from kvmlab import labs\nlab = labs.{name}()\nlab"
 SETTINGS = "reading 'schema'"  # Notebook 7 stumbles over a plug-in of its own without settings
 ALSO = ["--allow-root", "--ip=127.0.0.1", "--ServerApp.port_retries=0"]

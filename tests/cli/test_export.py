@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from kvmlab import labs
 from kvmlab.cli import export, main
+from kvmlab.labs.browser import BROWSERS
 from tests.lecture_pages import parsed, unpacked
 
 pytestmark = pytest.mark.filterwarnings(
@@ -108,7 +110,7 @@ def test_the_lists_of_a_walk_offer_every_design_and_page_size(page):
 
 
 def test_every_lab_but_the_questions_is_exported():
-    assert {*export.LABS, "walk", "modes"} == {*labs.__all__} - {"ask"}
+    assert {*export.LABS, "walk", "modes"} == {*labs.__all__} - {"ask", "glossary", "progress"}
 
 
 def test_a_comparison_is_exported_with_its_designs(tmp_path, capsys):
@@ -153,3 +155,28 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, options, words):
     assert words in line
     assert line.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# -- the cheat sheet -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language, words", [("en", "the numbers on one page"), ("zh", "一页数字")])
+def test_the_cheat_sheet_is_a_page(tmp_path, language, words):
+    path = tmp_path / "cheat.html"
+    assert main(["export", "cheatsheet", "--language", language, "--out", str(path)]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert words in text
+    assert parsed(text)
+
+
+def test_the_cheat_sheet_is_no_drawing(tmp_path, capsys):
+    assert main(["export", "cheatsheet", "--out", str(tmp_path / "cheat.svg")]) == 2
+    assert "'cheat.svg' must end in .html, .pdf" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="a .pdf needs Chromium")
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_cheat_sheet_is_printed_on_one_page(tmp_path, language):
+    path = tmp_path / "cheat.pdf"
+    assert main(["export", "cheatsheet", "--language", language, "--out", str(path)]) == 0
+    assert len(re.findall(rb"/Type\s*/Page\b", path.read_bytes())) == 1
