@@ -33,7 +33,8 @@ c.SimpleLocalProcessSpawner.home_dir_template = f"{homes}/{{username}}"
 c.Spawner.cmd = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
 c.Spawner.default_url = "/lab/tree/00_index.ipynb"
 c.Spawner.start_timeout = 120
-c.Spawner.mem_guarantee = "200M"  # as measured: a server, one kernel, the labs
+c.Spawner.http_timeout = 120  # a server answers late while a whole class logs in
+c.Spawner.mem_guarantee = "260M"  # as measured (README.md): a server, a kernel with labs
 if os.geteuid() == 0:
     c.Spawner.args = ["--allow-root"]
 

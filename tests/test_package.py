@@ -198,3 +198,20 @@ def test_what_a_wheel_takes_in_is_under_3_mb(tmp_path: Path):
                 packed.write(path)
 
     assert 500_000 < wheel.stat().st_size < 3_000_000
+
+
+def test_the_hubs_promise_what_the_page_says_that_a_learner_takes():
+    """And its sums are sums: server and kernel, and how many learners fit."""
+    page = (ROOT / "binder" / "README.md").read_text(encoding="utf-8")
+    server, kernel, both = map(int, re.findall(r"^\| [^|]+ \| (\d+) \|$", page, re.MULTILINE))
+    room = {int(gib): int(n) for n, gib in re.findall(r"(\d+) on (\d+) GiB", page)}
+    promised = {
+        int(mib)
+        for name in ("jupyterhub_config.py", "zero-to-jupyterhub.yaml")
+        for mib in re.findall(r"guarantee\W+(\d+)M", (ROOT / "binder" / name).read_text("utf-8"))
+    }
+
+    assert server + kernel == both
+    assert room == {gib: (gib - 2) * 1024 // both for gib in (8, 16, 24)}
+    assert len(promised) == 1
+    assert both <= promised.pop() <= both * 1.1

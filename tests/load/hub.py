@@ -1,6 +1,6 @@
 """Learners on a real JupyterHub: each logs in, runs a notebook to its end, gets its answers.
 
-    python tests/load/hub.py --learners 20 --notebook 07_shadow_versus_ept.ipynb --seconds 240
+    python tests/load/hub.py --learners 20 --notebook 07_shadow_versus_ept.ipynb --seconds 300
 
 It starts JupyterHub with ``binder/jupyterhub_config.py`` in folders of its own, and
 configurable-http-proxy from the PATH or ``KVMLAB_HUB_PROXY``; it must run in an environment that
@@ -10,8 +10,10 @@ every learner, in time.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -49,7 +51,7 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--learners", type=int, default=20)
-    parser.add_argument("--notebook", default="07_shadow_versus_ept.ipynb")
+    parser.add_argument("--notebook", default="05_ept_and_the_24_references.ipynb")
     parser.add_argument("--seconds", type=float, default=300, help="all of them, at most")
     return parser.parse_args()
 
@@ -137,11 +139,37 @@ async def class_of(hub, options):
         "login_seconds": spread([one["login"] for one in seen]),
         "notebook_seconds": spread([one["ran"] for one in seen]),
         "kernel_rss_mib": spread([one["kernel_mib"] for one in seen]),
+        "server_pss_mib": spread(pss("jupyterhub-singleuser", hub.process.pid)),
+        "kernel_pss_mib": spread(pss("ipykernel_launcher", hub.process.pid)),
         "available_mib_each": round((free - min(one["free"] for one in seen)) / len(names), 1),
     }
 
 
+def pss(program, hub):
+    """The proportional share of memory, in MiB, of each process of a hub that runs ``program``.
+
+    What several processes share is divided among them, so sums over learners are true; unlike
+    MemAvailable it does not see what else the machine does.
+    """
+    parents, found = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(stat[1])
+    for pid in parents:
+        above = pid
+        while above in parents and above != hub:
+            above = parents[above]
+        with contextlib.suppress(OSError):
+            if above == hub and program in Path(f"/proc/{pid}/cmdline").read_text():
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                found.append(int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) / 1024)
+    return found
+
+
 def spread(values):
+    if not values:
+        return None  # a system that does not tell
     return {"median": round(statistics.median(values), 1), "max": round(max(values), 1)}
 
 
@@ -151,7 +179,9 @@ async def learn(hub, name, notebook, gate):
     async with gate:
         begun = time.monotonic()
         await hub.ask("POST", f"/hub/api/users/{name}/server", {})
-        while not (await hub.ask("GET", f"/hub/api/users/{name}"))["server"]:  # noqa: ASYNC110  another process tells
+        while not (user := await hub.ask("GET", f"/hub/api/users/{name}"))["server"]:
+            if not user["pending"]:
+                sys.exit(f"the server of {name} did not start:\n{hub.log()[-2000:]}")
             await asyncio.sleep(0.2)
         login = time.monotonic() - begun
     contents = await hub.ask("GET", f"/user/{name}/api/contents/{notebook}")
