@@ -234,7 +234,7 @@ class ModesLab(Lab):
             return
         self._halt()
         with speaking(str(plan["language"])):
-            self.progress.value = escape(say("modes.reading", file=plan["trace"]))
+            self.progress.value = escape(say("modes.reading.file", file=plan["trace"]))
         try:
             yield
         finally:

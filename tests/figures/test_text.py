@@ -51,6 +51,15 @@ def test_a_missing_value_is_an_error():
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+def test_no_file_of_a_language_says_a_key_twice(language):
+    """JSON takes the last of them without a word; two files of a language share no key either."""
+    files = [path for path in FILES if path.name.removesuffix(".json").endswith(language)]
+    pairs = [json.loads(path.read_text("utf-8"), object_pairs_hook=list) for path in files]
+    keys = [key for of_file in pairs for key, _ in of_file]
+    assert sorted(keys) == sorted(set(keys)) != []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_every_sentence_can_be_filled(language):
     with speaking(language):
         for key, sentence in CATALOGUES[language].items():
