@@ -135,6 +135,30 @@ def test_the_roots_that_a_shadow_mmu_freed_are_walked_no_more(options):
     assert set(server.ram.read(ZERO_PAGE, 4096)) == {0}
 
 
+@pytest.mark.parametrize("first", ["L1", "L2"])
+@pytest.mark.parametrize("mmu", ["l2-ept", "l2-shadow"])
+def test_a_nested_vm_that_ended_has_no_frame_of_the_host(mmu, first):
+    """Neither EPT01 nor EPT02 is left, though L2 ran last; and L1 has back what L2 had of it."""
+    server = Server("64M")
+    free = server.host.buddy.free_frames
+    machine = Machine(mmu, guest_memory="8M", server=server)
+    fill(machine, 1)
+    if first == "L2":
+        machine.vmm.end()
+        assert machine.l1.host.buddy.free_frames == machine.l1.host.buddy.total
+        with pytest.raises(ProcessKilled, match="qemu has ended"):
+            machine.guest.load(AREA)
+    machine.power_off()
+    assert server.host.buddy.free_frames == free
+    for frame in range(1 << 20, server.ram.size, 4096):
+        server.ram.write(frame, (frame + 4096 | 7).to_bytes(8, "little") * 512)
+    for address in (AREA, machine.guest.direct_map):
+        with pytest.raises(ProcessKilled, match="qemu has ended"):
+            machine.cpu.load(address)
+    assert server.host.buddy.free_frames == free
+    assert set(server.ram.read(ZERO_PAGE, 4096)) == {0}
+
+
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_a_vm_that_ends_while_its_writes_are_logged_gives_the_log_back(vcpus):
     server = Server("32M")

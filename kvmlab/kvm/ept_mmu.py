@@ -90,16 +90,12 @@ class EptMmu:
         """Nothing: the root stays for the life of the VM."""
 
     def _end(self) -> None:
-        """The VMM is gone: no CPU may walk the root any more, which then is freed.
-
-        While L2 runs there is another VMCS, with the same root perhaps: then it is kept.
-        """
+        """The VMM is gone: no CPU may walk the root any more, which then is freed."""
         self._pml.end()
-        if self._cpu.vmcs is None or self._cpu.vmcs is self._vmcs:
-            self.direct.tree.end()
-            self.arm()
-            self._cpu.refresh()
-            self.flushes.serve()
+        self.direct.tree.end()
+        self.arm()
+        self._cpu.refresh()
+        self.flushes.serve()
 
     def control_written(self, register: str, value: int) -> None:
         """The guest's registers are the hardware's; #GP for PDPTEs that cannot be loaded.

@@ -16,6 +16,7 @@ from kvmlab.hardware.ram import PAGE_SHIFT
 from kvmlab.hardware.records import EXECUTE, WRITE, ExitReason, Fault, Kind, Mapped, VmExit
 from kvmlab.hardware.vmcs import Vmcs
 from kvmlab.hardware.walker import walk
+from kvmlab.host.kernel import ZERO_PAGE
 from kvmlab.kvm.guest_walk import GuestWalk
 from kvmlab.kvm.mmio import emulate_mmio
 from kvmlab.kvm.policy import Policy
@@ -100,6 +101,7 @@ class MergedEpt:
     def __init__(self, vm: Vm, cpu: Cpu, pages: ShadowPages, vmcs02: Vmcs) -> None:
         self._vm, self._vmcs, self.pages = vm, vmcs02, pages
         self._walk = Ept12Walk(vm, cpu.processor)
+        self._ended = False
         sptes = Ept02Sptes(pages, MERGED, vm.flushes)
         parts = Parts(vm, MERGED, vm.flushes, self._walk, pages, sptes)
         self._sync = Sync(parts)
@@ -114,7 +116,13 @@ class MergedEpt:
     def eptp(self, eptp12: int) -> int:
         """EPTP02 for an EPTP12: the root that shadows L1's, found or made."""
         self._walk.eptp = eptp12
-        return self._root().hpa | eptp12 & ~_ROOT
+        root = ZERO_PAGE if self._ended else self._root().hpa
+        return root | eptp12 & ~_ROOT
+
+    def end(self) -> None:
+        """The VMM is no more: neither are the tables (kvm_mmu_get_dummy_root())."""
+        self._ended = True
+        self._zap_all()
 
     def _root(self) -> ShadowPage:
         role = Role(self._walk.tables.format.levels, ALL_RIGHTS, direct=False)

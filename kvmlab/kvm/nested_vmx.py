@@ -53,6 +53,16 @@ class NestedVcpu(Vcpu):
         self.merged: MergedEpt | None = None
         if isinstance(self.mmu, TrackedEpt):
             self.merged = MergedEpt(self.vm, cpu, self.mmu.tables, self.vmcs02)
+        self.vm.on_end.append(self._end)
+
+    def _end(self) -> None:
+        """The VMM is gone: vmcs02 too leads to no table any more."""
+        if self.merged:
+            self.merged.end()
+        if self.vmcs12:
+            self._prepare_02()
+            self.cpu.refresh()
+        self.flushes.serve()
 
     # -- L1 runs ------------------------------------------------------------------------
 
