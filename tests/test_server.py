@@ -1,8 +1,5 @@
 """Domains of libvirt on a simulated server: what virsh shows is what guest and host did."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from kvmlab.base.clock import SECOND
@@ -14,9 +11,6 @@ from kvmlab.management.libvirt_errors import libvirtError
 from kvmlab.management.mom import Mom
 from kvmlab.management.virsh import virsh
 
-SERIES = json.loads(
-    (Path(__file__).parent / "data" / "balloon_series.json").read_text(encoding="utf-8")
-)
 AREA = 0x1000_0000
 XML = """<domain type='kvm'><name>{name}</name><memory unit='MiB'>{mib}</memory>{more}
 <os><type>hvm</type></os><devices>{balloon}</devices></domain>"""
@@ -108,63 +102,6 @@ def test_the_two_outputs_of_the_source_text_come_line_for_line():
 
 
 # -- the balloon through virsh --------------------------------------------------------------
-
-SCALE = 8  # the recorded guest of 512 MiB, an eighth as large
-BEFORE = {"balloon -> 384 MiB": "at 384", "balloon -> 192 MiB": "at 192"}
-
-
-def recorded(run, note):
-    return next(row for row in SERIES[run]["rows"] if row["note"].startswith(note))
-
-
-def rss(guests):
-    return guests.connection.lookupByName("vm").memoryStats()["rss"]
-
-
-def available(guests):
-    return guests.connection.lookupByName("vm").memoryStats()["available"]
-
-
-def test_the_recorded_series_of_a_balloon_comes_from_the_same_actions():
-    """`actual` and the change of MemTotal are exact, each settled change of RSS within 10 %."""
-    guests = Guests("128M")
-    guests.start("vm", 512 // SCALE, PERIOD.format(1))
-    machine = guests.machines[0]
-    machine.guest.exit(fill(machine, 300 // SCALE))
-    guests.sleep(2)
-    for action, done in BEFORE.items():
-        before, after = recorded("plain", action), recorded("plain", done)
-        ours, total = rss(guests), available(guests)
-        left = after["actual"] // SCALE >> 10
-        was = guests.connection.lookupByName("vm").info()[2]
-        guests.virsh(f"setmem vm {left}")
-        guests.sleep(3)
-        assert guests.connection.lookupByName("vm").info()[2] == left
-        assert available(guests) - total == left - was
-        change = (after["host_kB"]["VmRSS"] - before["host_kB"]["VmRSS"]) / SCALE
-        assert rss(guests) - ours == pytest.approx(change, rel=0.1)
-    ours = rss(guests)
-    guests.virsh("setmem vm 64M")
-    guests.sleep(3)
-    assert rss(guests) == pytest.approx(ours, abs=64)  # as recorded; the driver's own pages
-    machine.guest.exit(fill(machine, 200 // SCALE))
-    refilled = recorded("plain", "deflated; guest refills 200 MiB")["host_kB"]["VmRSS"]
-    change = (refilled - recorded("plain", "balloon -> 512 MiB")["host_kB"]["VmRSS"]) / SCALE
-    assert rss(guests) - ours == pytest.approx(change, rel=0.1)
-
-
-def test_with_free_page_reporting_rss_falls_by_itself_and_actual_stays():
-    guests = Guests("128M")
-    balloon = "<memballoon model='virtio' freePageReporting='on'><stats period='1'/></memballoon>"
-    guests.start("vm", 512 // SCALE, balloon)
-    machine = guests.machines[0]
-    machine.guest.exit(fill(machine, 300 // SCALE))
-    full = rss(guests)
-    guests.sleep(10)
-    freed, asked = (recorded("free_page_reporting", note) for note in ("guest freed", "balloon"))
-    change = (asked["host_kB"]["VmRSS"] - freed["host_kB"]["VmRSS"]) / SCALE
-    assert rss(guests) - full == pytest.approx(change, rel=0.1)
-    assert guests.connection.lookupByName("vm").info()[2] == 64 << 10
 
 
 def test_numbers_are_as_old_as_the_last_poll():

@@ -30,6 +30,7 @@ from kvmlab.linux.memory import Memory
 from kvmlab.linux.page_cache import PageCache
 from kvmlab.linux.records import VmEvent
 from kvmlab.linux.swap import Swap
+from kvmlab.linux.tmpfs import Tmpfs
 from kvmlab.linux.vmstat import VmStat
 from kvmlab.virtio.balloon import Tag
 
@@ -61,8 +62,8 @@ class Reclaimer:
 
     Its size is bytes or a text such as ``1G``; 0 is none.  Raises `BadSize` and `BadChoice`.
 
-    `cache` are its files, `stat` its /proc/vmstat; `huge` says who gets huge pages, `khugepaged`
-    makes them later.
+    `cache` are its files on a disk, `tmpfs` those in memory, `stat` its /proc/vmstat; `huge` says
+    who gets huge pages, `khugepaged` makes them later.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Reclaimer:
             min_free_kbytes=min_free_kbytes,
         )
         self.memory.oom_notifiers = kernel.frames.oom_notifiers
-        self.cache = PageCache(self.memory)
+        self.cache, self.tmpfs = PageCache(self.memory), Tmpfs(self.memory)
         self.huge = self.memory.huge
         self.khugepaged = Khugepaged(self.memory, self._collapsible, self._in_kernel)
         self._spaces: dict[int, AddressPages] = {}  # root -> its pages

@@ -72,6 +72,37 @@ def test_dirty_cache_is_written_back_before_it_goes():
         assert reclaimer.cache.read(1, page) == data(page + 1)
 
 
+def test_files_in_tmpfs_go_to_swap_and_their_end_frees_frames_and_slots():
+    guest, reclaimer, _, _ = started()
+    free = reclaimer.memory.buddy.free_frames
+    for page in range(1000):
+        reclaimer.tmpfs.write(1, page, data(page + 1))
+    reclaimer.tmpfs.write(2, 0, data(7))
+    info = reclaimer.meminfo()
+    assert (info["Shmem"], info["Cached"], info["AnonPages"]) == (4004, 4004, 0)
+    fill(guest, 1500)
+    assert reclaimer.stat["pswpout"] > 300
+    assert all(reclaimer.tmpfs.read(1, page) == data(page + 1) for page in range(0, 1000, 7))
+    assert reclaimer.stat["pgmajfault"] == 0  # which read() makes none of
+    guest.current.madvise_dontneed(AREA, 1500 * 4096)
+    reclaimer.tmpfs.remove(1)
+    assert reclaimer.tmpfs.read(2, 0) == data(7)
+    reclaimer.tmpfs.remove(2)
+    assert reclaimer.memory.swap.free == reclaimer.memory.swap.total
+    assert reclaimer.memory.buddy.free_frames >= free - 16  # tables
+
+
+def test_without_swap_a_balloon_gets_nothing_of_tmpfs():
+    """Run C of the facts, in small: such pages can go nowhere, so the balloon is stuck."""
+    guest, reclaimer, _, _ = started(swap=0)
+    for page in range(1000):
+        reclaimer.tmpfs.write(1, page, data(page))
+    taken = guest.frames.take(2000)
+    assert 0 < len(taken) < 1000
+    assert reclaimer.meminfo()["Shmem"] == 4000
+    assert reclaimer.stat["oom_kill"] == 0
+
+
 def test_a_working_set_stays_and_what_left_it_goes():
     guest, reclaimer, _, vma = started()
     fill(guest, 1000)
@@ -203,7 +234,7 @@ class NoByteIsLost(RuleBasedStateMachine):
         self.reclaimer.huge.enabled = enabled
         self.reclaimer.khugepaged.settings.max_ptes_none = filled
         self.total = self.guest.frames.buddy.free_frames  # the kernel had taken its own before
-        self.shadow, self.files = {}, {}
+        self.shadow, self.files, self.tmpfs = {}, {}, {}
         for name in ("a", "b"):
             self.begin(name)
 
@@ -249,6 +280,17 @@ class NoByteIsLost(RuleBasedStateMachine):
         self.reclaimer.cache.write(1, page, data(value))
         self.files[page] = data(value)
 
+    @rule(first=st.integers(0, 100), count=st.integers(1, 100), value=st.integers(0, 2**32))
+    def write_tmpfs(self, first, count, value):
+        for page in range(first, first + count):
+            self.reclaimer.tmpfs.write(1, page, data(value + page))
+            self.tmpfs[page] = data(value + page)
+
+    @rule()
+    def remove_tmpfs(self):
+        self.reclaimer.tmpfs.remove(1)
+        self.tmpfs.clear()
+
     @rule(count=st.integers(1, 200))
     def reclaim(self, count):
         self.reclaimer.memory.reclaim.shrink(count, "direct")
@@ -288,6 +330,7 @@ class NoByteIsLost(RuleBasedStateMachine):
         for space in self.reclaimer._spaces.values():
             for slot in space.swapped.values():
                 named[slot] = named.get(slot, 0) + 1
+        named |= dict.fromkeys(self.reclaimer.tmpfs._swapped.values(), 1)
         assert named == memory.swap.used_slots()
 
     def teardown(self):
@@ -299,6 +342,8 @@ class NoByteIsLost(RuleBasedStateMachine):
                 assert self.guest.load(AREA + page * 4096) == value
         for page, value in self.files.items():
             assert self.reclaimer.cache.read(1, page) == value
+        for page, value in self.tmpfs.items():
+            assert self.reclaimer.tmpfs.read(1, page) == value
         assert self.reclaimer.stat["oom_kill"] == 0
 
 
