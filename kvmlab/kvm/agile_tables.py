@@ -91,6 +91,7 @@ class NestedTables:
         """Nothing is known of the guest's memory any more."""
         self._levels.clear()
         self._writes.clear()
+        self._clean.clear()
 
     def _back(self, gfn: int) -> None:
         """Let the next fault shadow the table in ``gfn``."""

@@ -36,7 +36,9 @@ class NxPages:
                 if not entry.leaf and entry.spte & ADDRESS == table:
                     self._tree.zap(entry)
         if count:
+            self._tree.stale = False
             self._vm.flushes.request("NX recovery")
+            self._vm.go_on()
         return count
 
     def _gone(self, table: int) -> None:

@@ -128,9 +128,11 @@ class NestedVcpu(Vcpu):
     # -- L2 runs ------------------------------------------------------------------------
 
     def handle_l2(self, reason: VmExit) -> None:
-        """Serve an exit of L2, or let L1 serve it."""
+        """Serve an exit of L2, or let L1 serve it (nested_vmx_l0_wants_exit)."""
         self.vm.loaded = self
         for_l1 = self._own(reason) if reason.reason in _OF_EPT else reason
+        if reason.reason is ExitReason.EXTERNAL_INTERRUPT:  # the host's own
+            for_l1 = None
         if for_l1 is not None:
             self._to_l1(for_l1)
         self.vm.loaded = self

@@ -141,9 +141,11 @@ class Vm:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Around what the host changes: one flush at the end, which no guest goes on without."""
-        with self.flushes.together():
-            yield
-        self.go_on()
+        try:
+            with self.flushes.together():
+                yield
+        finally:
+            self.go_on()
 
     def _vmm_gone(self) -> None:
         """The VMM ended, so what the MMUs built is of no use (mmu_notifier_release)."""

@@ -128,6 +128,8 @@ def printable(text: str) -> str:
 
 
 def _open(path: Path, shown: str) -> BufferedReader:
+    if not shown:
+        raise TraceError("a name without characters is no file; name a trace file")
     try:
         why = _unfit(path.stat())
         if why is None:

@@ -286,6 +286,16 @@ def test_a_log_that_l2_fills_is_drained_by_l0():
 
 
 @pytest.mark.parametrize("mmu", ["l2-ept", "l2-shadow"])
+def test_an_interrupt_of_the_host_is_l0s_own_affair(mmu):
+    machine, _, records = started(mmu)
+    records.clear()
+    machine.vcpu.kick()
+    assert exits(records) == {"EXTERNAL_INTERRUPT": 1}
+    assert not [one for one in records if isinstance(one, ExitToL1)]
+    assert machine.guest.load(AREA) == 1
+
+
+@pytest.mark.parametrize("mmu", ["l2-ept", "l2-shadow"])
 def test_l0s_host_learns_what_l2_uses(mmu):
     machine, _, _ = started(mmu)
     vm = machine.vcpu.vm

@@ -52,6 +52,21 @@ def test_pages_taken_back_are_zapped_without_an_exit_and_read_as_zeroes(mmu, pol
 
 
 @pytest.mark.parametrize("mmu", ["ept", "shadow"])
+def test_what_was_zapped_before_something_failed_is_flushed_all_the_same(mmu):
+    def fail(_gpas):
+        raise BadAddress("one who listens cannot go on")
+
+    machine, _ = started(mmu)
+    machine.guest.store(AREA, 1)
+    machine.vm.on_unmap.append(fail)
+    with pytest.raises(BadAddress, match="cannot go on"):
+        machine.qemu.process.madvise_dontneed(machine.chain(AREA).hva, 4096)
+    assert not machine.vcpu.flushes.pending
+    machine.vm.on_unmap.remove(fail)
+    assert machine.guest.load(AREA) == 1  # which the host had not taken yet
+
+
+@pytest.mark.parametrize("mmu", ["ept", "shadow"])
 def test_other_pages_keep_what_they_hold(mmu):
     machine, _ = started(mmu)
     for page in range(PAGES):

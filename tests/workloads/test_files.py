@@ -18,6 +18,11 @@ def test_a_directory_is_refused(tmp_path):
         workloads.read(tmp_path)
 
 
+def test_an_empty_name_is_not_the_directory_that_we_are_in():
+    with pytest.raises(TraceError, match=r"^a name without characters is no file; name a trace"):
+        workloads.read("")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe")
