@@ -4,8 +4,8 @@ The facts are behaviours with numbers, measured on QEMU 7.2, Linux 6.1 and libvi
 out of their sources; the numbers stand in the tests.  Sizes are those of the fact but for these:
 
 - where hundreds of MiB of a guest have to be touched page by page, cases 10, 11, 13 to 19 and 21
-  are a 32nd or a 64th as large in the ordinary run; in the long one 10 and 11 are full size, the
-  others an eighth; 12 is a 64th;
+  are a 32nd or a 64th as large in the ordinary run; in the long one they are full size (21,
+  whose 4 GiB were worked out, with the 1 GiB of 16); 12 is a 64th;
 - 20 and 22 are a 128th of their 4 GiB;
 - 25 to 27 and 34, which do not depend on the size, are in a guest of 64 MiB;
 - 39 is in blocks of 2 MiB, since 128 GiB are 33 million pages.
