@@ -35,7 +35,7 @@ from kvmlab.study.overcommit import (
 )
 from kvmlab.text import count, say, speaking
 
-AT_ONCE = 0.15  # seconds of a day's work before the browser gets its turn and sees progress
+AT_ONCE = 0.05  # seconds of a day's work before the first hours of it are shown
 SLICE = 0.1
 CHARTS = ("memory", "traffic")
 WIDE = MappingProxyType({"description_width": "initial"})
@@ -171,9 +171,10 @@ class OvercommitLab(SteppedLab):
         with self.notice.watching():
             try:
                 while self._job:
-                    self._tell_progress()
                     await asyncio.sleep(0)
                     self._advance(SLICE)
+                    if self._job:
+                        self._tell_progress()
             except Exception:
                 self._task = None
                 self._end()  # the hours before are shown, and whatever is chosen next is a new day
