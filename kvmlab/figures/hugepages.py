@@ -88,11 +88,18 @@ def result_sentence(before: Moment, now: Moment, deed: Sequence[object]) -> str:
         accesses=number(sum(served.tally.lookups.values())) if served else "",
         cycles=number(served.cycles) if served else "",
         requests=number(REQUESTS),
+        **_latencies(served.latencies if served else ()),
         copied=kib(now.copied),
         written=now.written,
         dirty=now.dirty,
         sent=kib(now.dirty << 12),
     )
+
+
+def _latencies(found: Sequence[int]) -> dict[str, str]:
+    """The percentiles by the names that the sentence has for them."""
+    names = ("p50", "p99", "p999")
+    return dict(zip(names, map(number, found), strict=True)) if found else dict.fromkeys(names, "")
 
 
 def _step(

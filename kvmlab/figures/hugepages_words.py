@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from kvmlab.figures.balloon import kib
 from kvmlab.figures.hugepages import NUMBERS, UNKNOWN, leaf_text
 from kvmlab.figures.hugepages_asks import leaf_name, why
-from kvmlab.figures.modes import Chart, Series, number
+from kvmlab.figures.modes import Chart, Party, Series, number
 from kvmlab.figures.scene import Table
 from kvmlab.hardware.geometries import geometry_named
 from kvmlab.hardware.tlb import ArrayShape
 from kvmlab.study.hugepages import PAIRS
 from kvmlab.study.hugepages_beginning import Beginning
 from kvmlab.study.hugepages_moments import Moment
-from kvmlab.study.hugepages_served import Served
+from kvmlab.study.hugepages_served import TIMED, Served
 from kvmlab.text import say
 
 _SHIFTS = (12, 21, 30)
@@ -21,6 +21,7 @@ PARTS = (
     *(("data", "quiet"), ("guest", "guest"), ("ept", "host"), ("cached", "silicon")),
     ("exits", "shadow"),
 )
+LATENCIES: Sequence[tuple[str, Party]] = (("p50", "quiet"), ("p99", "guest"), ("p999", "host"))
 
 
 def summary(moment: Moment, *, looked: bool = True) -> str:
@@ -110,6 +111,26 @@ def served_chart(usual: Sequence[Served], mine: Served) -> Chart:
     ]
     bars.append(say("huge.chart.mine"))
     return Chart(say("huge.chart.title"), say("huge.chart.axis"), bars, series)
+
+
+def latency_chart(usual: Sequence[Served], mine: Served) -> Chart:
+    """Cycles of one access: a bar ends at p99.9, its pieces end at p50 and p99."""
+    ends = [(0, *one.latencies) for one in (*usual, mine)]
+    series = [
+        Series(say(f"huge.latency.{name}"), party, [end[at + 1] - end[at] for end in ends])
+        for at, (name, party) in enumerate(LATENCIES)
+    ]
+    bars = served_chart(usual, mine).bars
+    return Chart(say("huge.latency.title"), say("huge.latency.axis"), bars, series)
+
+
+def latency_table(chart: Chart, rows: Sequence[Served]) -> Table:
+    """The three percentiles themselves."""
+    lines = [
+        [name, *map(number, row.latencies)] for name, row in zip(chart.bars, rows, strict=True)
+    ]
+    columns = [say("huge.chart.pages"), "p50", "p99", "p99.9"]
+    return Table(say("huge.latency.caption", accesses=number(TIMED)), columns, lines)
 
 
 def served_table(chart: Chart, rows: Sequence[Served]) -> Table:

@@ -6,10 +6,13 @@ from types import MappingProxyType
 
 import ipywidgets
 
+from kvmlab.base.errors import BadChoice
 from kvmlab.figures.hugepages import hugepages_scene
 from kvmlab.figures.hugepages_words import (
     buddy_table,
     diagnoses,
+    latency_chart,
+    latency_table,
     numbers_table,
     reach_table,
     served_chart,
@@ -22,9 +25,10 @@ from kvmlab.labs.charts import Bars
 from kvmlab.labs.controls import choice
 from kvmlab.labs.stepped import SteppedLab
 from kvmlab.study.hugepages import VERBS, HugePages, compared
-from kvmlab.study.hugepages_beginning import CHOICES, Beginning, usual_plan
+from kvmlab.study.hugepages_beginning import CHARTS, CHOICES, Beginning, usual_plan
 from kvmlab.study.hugepages_moments import Moment
 from kvmlab.study.hugepages_served import Served
+from kvmlab.study.share import Plan
 from kvmlab.study.story import Story
 from kvmlab.text import say
 
@@ -53,12 +57,14 @@ class HugePagesLab(SteppedLab):
         self.charts = ipywidgets.VBox()
         self.desk.add_class("kvm-modes")
         setting = [self._choice(name) for name in CHOICES]
+        self.chart = choice(self._words, "lab.huge.chart", CHARTS, _charts)
+        self._bind("chart", self.chart)
         self.buttons = {
             verb: self._button(f"lab.huge.do.{verb}", self._doer(verb, *([WAIT] * len(one.takes))))
             for verb, one in VERBS.items()
         }
         self._follow_steps()
-        return [self._row(*setting), self._row(*self.buttons.values())]
+        return [self._row(*setting, self.chart), self._row(*self.buttons.values())]
 
     def _choice(self, name: str) -> ipywidgets.Widget:
         """The control of one thing that the beginning says."""
@@ -76,8 +82,15 @@ class HugePagesLab(SteppedLab):
 
     # -- what is seen ---------------------------------------------------------------------------
 
+    def _checked(self, plan: Plan) -> dict[str, object]:
+        checked = super()._checked(plan)
+        if checked["chart"] not in CHARTS:
+            raise BadChoice(f"chart is one of {', '.join(CHARTS)}, not {checked['chart']!r:.40}")
+        return checked
+
     def _reach(self, plan: dict[str, object]) -> None:
-        self.experiment = self._story.reach(plan)
+        told = ("chart", "language")  # which change no machine
+        self.experiment = self._story.reach({k: v for k, v in plan.items() if k not in told})
 
     def _scene(self) -> Scene:
         did = self.experiment
@@ -108,7 +121,8 @@ class HugePagesLab(SteppedLab):
         tables = [numbers_table(first, now), buddy_table(first, now)]
         tables.append(reach_table(self.experiment.beginning))
         if rows := self._rows():
-            tables.append(served_table(served_chart(rows[:-1], rows[-1]), rows))
+            chart = served_chart(rows[:-1], rows[-1])
+            tables += [served_table(chart, rows), latency_table(chart, rows)]
         return tables
 
     def _rows(self) -> list[Served]:
@@ -130,11 +144,12 @@ class HugePagesLab(SteppedLab):
             self._charted = None
             self._place(self._line("huge.chart.none"))
             return
-        key = (self._language, *rows)
+        draw = latency_chart if self.plan["chart"] == "latency" else served_chart
+        key = (self._language, draw, *rows)
         if key == self._charted:
             return
         self._charted = key
-        chart = served_chart(rows[:-1], rows[-1])
+        chart = draw(rows[:-1], rows[-1])
         if self._chart:
             self._chart.show(chart)
         else:
@@ -171,6 +186,10 @@ class HugePagesLab(SteppedLab):
             "print(moment.touched, moment.rss, moment.hugetlb, moment.ept[moment.at])",
         ]
         return "\n".join(lines)
+
+
+def _charts() -> list[tuple[str, str]]:
+    return [(say(f"lab.huge.chart.{name}"), name) for name in CHARTS]
 
 
 def _options(name: str) -> list[tuple[str, object]]:

@@ -30,6 +30,9 @@ CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
 )
 """What a beginning may say; the offset of the HVA is in KiB."""
 
+CHARTS = ("cost", "latency")
+"""What may be drawn of requests that were answered."""
+
 _SMALL, _LARGE = ("20M", "64M"), ("3G", "8G")
 """Guest and host memory; pages of 1 GiB need more of it."""
 
@@ -125,4 +128,4 @@ def _fragment(server: Server) -> Pages:
 
 def usual_plan() -> dict[str, object]:
     """The plan of a lab in which nothing was chosen or done yet."""
-    return {**asdict(Beginning()), "did": [], "language": "en"}
+    return {**asdict(Beginning()), "chart": CHARTS[0], "did": [], "language": "en"}

@@ -4,7 +4,7 @@ A request follows pointers: a bucket of the hash table, its entry, the key, the 
 costs is counted by the engine and priced by `study.costs`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from kvmlab.study.counters import Counters, Tally
 
 REQUESTS, HOPS = 100, 4
 ACCESSES = REQUESTS * HOPS
+TIMED = 1000  # accesses timed one by one: enough for a place that 99.9 % do not exceed
+_RANKS = (500, 990, 999)  # of them: p50, p99, p99.9
 _LINE = 64
 _SEED = 7
 
@@ -32,6 +34,7 @@ class Served:
     ept: int
     cached: int  # hits of the caches that shorten walks
     exits: int
+    latencies: tuple[int, ...] = ()  # cycles of one access: p50, p99 and p99.9 of `TIMED`
 
     @property
     def misses(self) -> int:
@@ -48,7 +51,7 @@ def serve(machine: Machine, pages: NDArray[np.int64], shift: int | None) -> Serv
     """Requests to the 4 KiB pages that begin at ``pages`` (GVAs), mapped by 1 << ``shift`` bytes.
 
     Where pages of several sizes map them, ``shift`` is None.  As many as are counted come
-    first, to warm up.
+    first, to warm up; `TIMED` single accesses come last.
     """
     dice = np.random.default_rng(_SEED)
     lines = dice.integers(0, PAGE_SIZE // _LINE, 2 * ACCESSES) * _LINE
@@ -60,7 +63,24 @@ def serve(machine: Machine, pages: NDArray[np.int64], shift: int | None) -> Serv
         _read(machine, places[ACCESSES:], shift)
     finally:
         machine.cpu.tap = tap
-    return _priced(counters.program)
+    lines = dice.integers(0, PAGE_SIZE // _LINE, TIMED) * _LINE
+    timed = pages[dice.integers(0, len(pages), TIMED)] + lines
+    return replace(_priced(counters.program), latencies=_latencies(machine, timed))
+
+
+def _latencies(machine: Machine, places: NDArray[np.int64]) -> tuple[int, ...]:
+    """Cycles at `_RANKS` (nearest rank) of accesses made one by one: data, walk and exits."""
+    took, tap = [], machine.cpu.tap
+    try:
+        for gva in places.tolist():
+            counters = Counters()
+            machine.cpu.tap = counters
+            machine.guest.touch(gva, Kind.READ)
+            took.append(GRADED.end_to_end(1, counters.program))
+    finally:
+        machine.cpu.tap = tap
+    took.sort()
+    return tuple(took[rank - 1] for rank in _RANKS)
 
 
 def _read(machine: Machine, places: NDArray[np.uint64], shift: int | None) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvmlab.figures.hugepages_words import served_chart, served_table
+from kvmlab.figures.hugepages_words import latency_table, served_chart, served_table
 from kvmlab.study.hugepages import HugePages, compared
 from kvmlab.study.hugepages_beginning import Beginning, usual_plan
 from kvmlab.study.share import share_string
@@ -80,6 +80,10 @@ def test_controls_change_pages_and_cost_in_both_languages(open_notebook):
     lab.shot("hugepages-served", LAB)
     rows = [*compared(Beginning().geometry), served]
     assert_charts_are_told(lab, LAB, served_table(served_chart(rows[:-1], served), rows))
+    lab.page.get_by_label("Chart", exact=True).select_option("latency of an access")
+    lab.until(lambda: "p99.9" in lab.seen(f"{LAB} .kvm-chart-head"))
+    assert_charts_are_told(lab, LAB, latency_table(served_chart(rows[:-1], served), rows))
+    lab.shot("hugepages-latency", LAB)
     push(lab, "Drop 4 KiB in use")
     lab.until(lambda: "nothing maps" in lab.seen(SENTENCE))
     push(lab, "Undo")

@@ -9,6 +9,8 @@ from kvmlab.figures.hugepages_asks import why
 from kvmlab.figures.hugepages_words import (
     buddy_table,
     diagnoses,
+    latency_chart,
+    latency_table,
     numbers_table,
     reach_table,
     served_chart,
@@ -152,6 +154,8 @@ def test_tables_hold_the_numbers_of_the_engine():
     chart = served_chart(rows[:-1], rows[-1])
     assert chart.totals == [one.cycles for one in rows]
     assert served_table(chart, rows).rows[-1][-3] == str(now.served.cycles)
+    assert latency_chart(rows[:-1], rows[-1]).totals == [one.latencies[-1] for one in rows]
+    assert latency_table(chart, rows).rows[0] == [chart.bars[0], *map(str, rows[0].latencies)]
 
 
 def test_reach_is_entries_times_page():

@@ -41,6 +41,14 @@ def test_a_deed_is_done_by_its_button_and_all_views_follow(lab):
     assert [int(sum(bar)) for bar in zip(*lab._chart._bars.y, strict=True)][-1] == served.cycles
     assert lab.charts.children == (lab._chart,)
     assert f"<td>{served.misses}</td>" in lab.desk.value
+    before = lab.experiment
+    lab.chart.value = "latency"
+    assert [int(sum(bar)) for bar in zip(*lab._chart._bars.y, strict=True)][-1] == (
+        served.latencies[-1]
+    )
+    assert lab.experiment is before
+    lab.undo()
+    assert lab.chart.value == "cost"
 
 
 def test_numbers_follow_the_step_and_never_stand_behind_an_open_question():

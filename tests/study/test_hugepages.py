@@ -3,6 +3,7 @@
 import pytest
 
 from kvmlab.base.errors import BadAddress, BadChoice, OutOfMemory
+from kvmlab.study.costs import GRADED
 from kvmlab.study.hugepages import PAIRS, VERBS, WRITES, HugePages, compared
 from kvmlab.study.hugepages_beginning import BLOCK, CHOICES, MIB, Beginning
 from kvmlab.study.hugepages_moments import BLOCKS, Leaves
@@ -173,6 +174,18 @@ def test_accesses_made_one_by_one_and_together_cost_the_same():
     thp, large = (now("fill", "serve", guest=guest).served for guest in ("thp", "2M"))
     assert thp.tally.lookups == large.tally.lookups
     assert thp.cycles == large.cycles == thp.data
+
+
+def test_single_accesses_have_the_latencies_that_their_walks_add_up_to():
+    """A second statement of the sum: five walks of EPT, one of the guest, and the data."""
+    cost = dict(zip(PAIRS, compared("64x4+512x8"), strict=True))
+    level = {n: GRADED.rows[f"reference.{n}"].cycles for n in (1, 2, 3, 4)}
+    nested = sum(level.values())  # EPT-4 with small leaves
+    walk = sum(level.values()) + 5 * nested
+    assert max(cost["4K", "4K"].latencies) == GRADED.rows["access"].cycles + walk
+    assert cost["2M", "thp"].latencies == (4, 4, 4)
+    for one in cost.values():
+        assert list(one.latencies) == sorted(one.latencies)
 
 
 def test_requests_are_cheap_only_with_huge_pages_on_both_sides():
