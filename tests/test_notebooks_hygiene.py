@@ -147,3 +147,16 @@ def test_a_lesson_states_facts_that_are_checked(name: str):
 )
 def test_which_cells_must_have_an_output(code: str, expected: bool):
     assert speaks(code) is expected
+
+
+@pytest.mark.parametrize("name", COURSE[1:])
+def test_every_lesson_has_the_one_shape(name):
+    cells = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    parts = ("Goals", "What you need", "The question", "Summary", "Self-test", "Further reading")
+    places = [prose.find(f"\n## {part}\n") for part in parts]
+
+    assert -1 not in places, dict(zip(parts, places, strict=True))
+    assert places == sorted(places)
+    assert re.search(r"\*\*What real (KVM|Linux) does", prose)
+    assert sum(bool(cell["outputs"]) for cell in code_cells(NOTEBOOKS / name)) >= 10
