@@ -39,7 +39,7 @@ def served(tmp_path):
 
     yield start
     for process in running:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(process.pid, signal.SIGTERM)  # the command, its server, and the kernel
         process.wait(30)
 
 
