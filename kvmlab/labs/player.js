@@ -186,7 +186,8 @@ class Player {
     const owners = this.steps.flatMap((step, n) => step.rows.map(() => n));
     this.rows = [...body.querySelectorAll("tbody tr")].map((row, n) => [row, owners[n]]);
     const summary = make("summary", {}, this.label("twin"));
-    this.twin.replaceChildren(summary, make("div", { className: "kvm-scroll" }, body));
+    const named = { className: "kvm-scroll", tabIndex: 0, role: "region", "aria-label": scene.title };
+    this.twin.replaceChildren(summary, make("div", named, body));
   }
 
   get step() {
@@ -349,6 +350,7 @@ class Player {
       act = () => neighbour(element, seen, TOWARDS[key])?.focus();
     } else if (element && (key === "Enter" || key === " ")) act = () => this.choose(element);
     else if (target === this.scrub && key !== " ") return; // a range has these keys itself
+    else if (target.matches(".kvm-scroll") && key !== " ") return; // and so has what scrolls
     else if (key === "ArrowRight") act = () => this.manual(this.step + 1);
     else if (key === "ArrowLeft") act = () => this.manual(this.step - 1);
     else if (key === "Home") act = () => this.manual(0);

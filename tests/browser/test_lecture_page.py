@@ -13,9 +13,12 @@ pytestmark = pytest.mark.filterwarnings(
 )  # of bqplot's scales, when they are first imported
 
 
+LABS = ("spaces", "tables", "walk", "modes", "balloon", "hugepages", "overcommit")
+
+
 @pytest.fixture(scope="module")
 def lectures(tmp_path_factory):
-    """Pages by name: a walk; a comparison; and a balloon with the lab's own questions."""
+    """Pages by name: each lab's; a comparison in Chinese; a balloon with the lab's questions."""
     folder = tmp_path_factory.mktemp("lectures")
     paths = {name: folder / f"{name}.html" for name in ("walk", "modes", "asked", "zh")}
     assert main(["export", "walk", "--out", str(paths["walk"])]) == 0
@@ -25,6 +28,9 @@ def lectures(tmp_path_factory):
     lab = labs.balloon()
     lab.do("setmem", 8192)
     lab.export(paths["asked"])
+    for name in ("spaces", "tables", "balloon", "hugepages", "overcommit"):
+        paths[name] = folder / f"{name}.html"
+        assert main(["export", name, "--out", str(paths[name])]) == 0
     return paths
 
 
@@ -73,10 +79,37 @@ def test_it_steps_and_switches_by_keyboard(show):
     assert page.get_by_label("Guest page").input_value() == "2M"
 
 
-def test_without_javascript_the_still_figure_and_its_table_are_there(show):
-    page = show(java_script_enabled=False)
-    assert page.locator(".kvm-still svg").is_visible()
-    assert page.locator(".kvm-still tbody tr").count() > 24
+@pytest.mark.parametrize("name", LABS)
+def test_without_javascript_the_still_figure_and_its_table_are_there(show, name):
+    page = show(name, java_script_enabled=False)
+    assert page.locator(".kvm-still svg").first.is_visible()
+    assert page.locator(".kvm-still tbody tr").count() > (24 if name == "walk" else 0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", LABS)
+def test_the_page_of_every_lab_is_read_by_keyboard_in_both_schemes(show, axe, name, scheme):
+    page = show(name, color_scheme=scheme)
+    page.wait_for_selector(".kvmlab-player .kvm-count")
+    page.keyboard.press("Tab")
+    for _ in range(20):  # from the page's start, by Tab alone, to the figure
+        if page.evaluate("document.activeElement.closest('.kvmlab-player') !== null"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("End")
+    assert page.locator(".kvm-forward").is_disabled()
+    assert page.locator(".kvm-sentence").inner_text().strip()
+    page.keyboard.press("Home")
+    assert page.locator(".kvm-back").is_disabled()
+    summary = page.locator("main summary").first
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("main details[open] table").first.is_visible()
+    axe(page, "main")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shots = os.environ.get("KVMLAB_SHOTS")
+    if shots:
+        page.screenshot(path=f"{shots}/lecture-{name}-{scheme}.png", full_page=True)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
