@@ -41,6 +41,19 @@ class Buddy:
         self.total += count
         self.free_frames += count
 
+    def reserve(self, count: int) -> None:
+        """Keep ``count`` frames from everybody for good: `total` lacks them (memblock_reserve()).
+
+        Raises `BadSize` unless one at least stays free.
+        """
+        if not 0 <= count < self.free_frames:
+            raise BadSize(
+                f"{count} frames cannot be reserved; choose 0 to {self.free_frames - 1}, fewer "
+                "than are free"
+            )
+        self.alloc_frames(count)
+        self.total -= count
+
     def alloc(self, order: int = 0) -> int:
         """The first frame of a free block of 2**order frames; raises `OutOfMemory`."""
         for size in range(order, MAX_ORDER + 1):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvmlab.base.clock import Clock
-from kvmlab.base.errors import BadSize, MachineCheck, ProcessKilled
+from kvmlab.base.errors import BadChoice, BadSize, MachineCheck, ProcessKilled
 from kvmlab.guest.reclaim import Reclaimer
 from kvmlab.guest.working_set import WorkingSet
 from kvmlab.host.records import HostSwappedIn
@@ -190,6 +190,33 @@ def test_fork_shares_what_is_in_swap_too():
     guest.exit(child)
     guest.exit(process)
     assert reclaimer.memory.swap.used_slots() == {}
+
+
+def test_what_a_kernel_reserves_at_boot_is_in_no_statistic():
+    machine = Machine("native", guest_memory="8M")
+    frames = machine.guest.frames
+    most = frames.buddy.free_frames
+    for size, error in ((most << 12, BadSize), ("9M", BadSize), (-4096, BadSize), ("x", BadSize)):
+        with pytest.raises(error):
+            frames.reserve(size)
+    before = frames.managed
+    frames.reserve("3M")
+    reclaimer = Reclaimer(machine.guest)
+    found = reclaimer.meminfo()
+    assert found["MemTotal"] == (before << 2) - 3072
+    assert found["MemFree"] == (most << 2) - 3072
+    assert (
+        reclaimer.memory.zone.marks.low
+        < Reclaimer(Machine("native", guest_memory="8M").guest).memory.zone.marks.low
+    )
+    with pytest.raises(BadChoice, match="before a Reclaimer"):
+        frames.reserve("1M")
+    process = machine.guest.spawn("greedy")
+    machine.guest.switch(process)
+    process.mmap(AREA, "8M")
+    with pytest.raises(ProcessKilled):
+        fill(machine.guest, 2048)
+    assert frames.buddy.free_frames << 2 == found["MemFree"]
 
 
 def test_statistics_for_the_balloon_are_those_of_meminfo_and_vmstat():
