@@ -60,7 +60,7 @@ class Bars(widgets.VBox):
         self._ruler = bqplot.Axis(
             scale=scales["y"],
             grid_lines="none",
-            tick_format=".2~s",
+            tick_format=".3~s",
             num_ticks=4,
             label_offset="32px",
         )

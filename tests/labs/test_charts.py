@@ -27,6 +27,13 @@ def test_numbers_and_names_with_totals_reach_the_marks():
     assert bars._ruler.label == "things"
 
 
+def test_the_ruler_tells_the_third_digit_of_a_count_of_hundreds():
+    """With two digits a ruler from 0 to 291 in thirds says 0, 97, 190, 290 beside a bar of 291."""
+    bars = Bars(chart(290))
+    digits = int(bars._ruler.tick_format.strip(".~s"))  # d3-format: .N~s has N significant digits
+    assert [float(f"{tick:.{digits}g}") for tick in (97, 194, 291)] == [97, 194, 291]
+
+
 @pytest.mark.parametrize("totals", [(7,), (7, 8, 9), (1, 2)])
 def test_another_chart_is_shown_by_the_same_mark_in_one_message(totals):
     bars = Bars(chart(10, 20))
