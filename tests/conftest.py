@@ -6,6 +6,7 @@ marker into a failure, so that a machine meant to run it cannot quietly leave it
 """
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("all" if wants_all(config) else "quick")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's job in the background ignores interrupts, and so would all that tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
