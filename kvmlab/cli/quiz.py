@@ -3,6 +3,7 @@
 import argparse
 import json
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def _ask(questions: Sequence["Question"], seed: int) -> int:
     for number, one in enumerate(questions, start=1):
         print()
         print(say("course.quiz.number", number=number, count=len(questions), id=one.id))
-        print(one.text)
+        print(_folded(one.text))
         first = _one(one)
         if first is None:
             break
@@ -141,6 +142,13 @@ def _ask(questions: Sequence["Question"], seed: int) -> int:
         right += first
     print(say("course.quiz.score", right=right, count=asked))
     return 0
+
+
+def _folded(text: str) -> str:
+    """For the terminal, no word broken at its edge."""
+    from kvmlab.text.fold import fold
+
+    return fold(text, shutil.get_terminal_size().columns)
 
 
 def _one(question: "Question") -> bool | None:
@@ -152,21 +160,22 @@ def _one(question: "Question") -> bool | None:
     first = True
     while True:
         try:
-            line = input(say("course.quiz.prompt", expects=question.expects)).strip()
+            prompt = say("course.quiz.prompt", expects=question.expects)
+            line = input(f"{_folded(prompt.rstrip())} ").strip()
         except EOFError:
             print()
             return None
         if line.lower() == "q":
             return None
         if line == "?":
-            print(next(hints, say("course.quiz.nohint")))
+            print(_folded(next(hints, say("course.quiz.nohint"))))
             first = False
         elif line == "!":
-            print(question.explanation)
+            print(_folded(question.explanation))
             return False
         elif line:
             verdict = check(question, line)
-            print(verdict.feedback)
+            print(_folded(verdict.feedback))
             if verdict.ok:
                 return first
             first = first and verdict.outcome == "unclear"

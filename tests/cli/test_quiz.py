@@ -154,10 +154,19 @@ def test_a_wrong_answer_may_be_mended_but_does_not_count(capsys, terminal):
 def test_hints_come_one_by_one_and_the_solution_on_demand(capsys, terminal):
     terminal("?", "?", "?", "!")
     one = course.quiz(7, 1)[0]
-    out = printed(capsys, "-s", "7", "-n", "1")
+    out = " ".join(printed(capsys, "-s", "7", "-n", "1").split())
     assert all(hint in out for hint in one.hints)
     assert "There is no further hint" in out
     assert f"Answer: {one.solution}" in out
+
+
+def test_no_word_is_broken_at_the_terminals_edge(capsys, terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal("?", "!")
+    _, _, told = printed(capsys, "-s", "7", "-n", "1").partition("@v1")
+    lines = told.splitlines()
+    assert len(lines) > 4
+    assert [line for line in lines if len(line.rstrip()) > 40 and " " in line.strip()] == []
 
 
 @pytest.mark.parametrize("last", [("q",), ()])

@@ -7,6 +7,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kvmlab.text
 from kvmlab.base.errors import BadChoice
@@ -18,6 +20,7 @@ from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.records import ExitReason
 from kvmlab.study.costs import MODELS
 from kvmlab.text import LANGUAGES, catalogue, count, say, speaking
+from kvmlab.text.fold import fold
 
 PACKAGE = Path(kvmlab.text.__file__).parents[1]
 FILES = sorted((PACKAGE / "text").glob("*.json"))
@@ -155,3 +158,20 @@ def test_every_meaning_of_a_field_is_said_as_the_hardware_says_it():
                 told |= {one.meaning for one in describe(word, fmt, level, cpu, switches)}
     assert len(told) == 30
     assert {meaning_of(one) for one in told} == told
+
+
+# -- long lines -----------------------------------------------------------------------------
+
+
+@given(st.text("ab 中\n", max_size=200), st.integers(5, 40))
+def test_folding_changes_nothing_but_where_lines_end(text, width):
+    folded = fold(text, width)
+    assert folded.split() == text.split()
+    for line in folded.split("\n"):
+        assert len(line) <= width or len(line.split()) == 1
+
+
+def test_a_folded_line_keeps_its_indent_and_short_ones_are_as_they_were():
+    given_ = "  one two three\n\nfour\n  five  six"
+    assert fold(given_, 12) == "  one two\n  three\n\nfour\n  five  six"
+    assert fold("0x1234-5678 0x9abc-def0", 12) == "0x1234-5678\n0x9abc-def0"  # not at a hyphen
