@@ -1,8 +1,7 @@
 """A balloon at work: guest frames beside EPT, the ring between them, and the numbers kept apart.
 
-Pure functions of `study.inflation`'s moments.  Each map has a cell for 256 KiB of guest-physical
-memory: on the guest's side a letter says who has most of it, on EPT's a number how many of its 64
-pages are mapped.
+Pure functions of `study.inflation`'s moments.  Each map has 64 cells of guest-physical memory: on
+the guest's side a letter says who has most of it, on EPT's a number how much of it is mapped.
 """
 
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ from kvmlab.figures.curves import Curve, Curves
 from kvmlab.figures.modes import number
 from kvmlab.figures.scene import Ask, Role, Scene, SceneStep, Table
 from kvmlab.figures.svg import arrow_right, drawing, element, group, text
-from kvmlab.study.inflation_beginning import Beginning
-from kvmlab.study.inflation_moments import CELL, OWNERS, Buffer, Moment
+from kvmlab.study.inflation_beginning import Known
+from kvmlab.study.inflation_moments import CELLS, OWNERS, Buffer, Moment
 from kvmlab.text import say
 
 LETTERS = ("F", "K", "P", "C", "B")  # free, kernel, process, cache, balloon: as `OWNERS`
@@ -34,9 +33,10 @@ PARTS = (
 RING = (("avail", "G"), ("address", "G"), ("length", "G"), ("used", "H"))
 COLUMNS = ("step", "target", "actual", "returned", "ept", "free", "cache", "process", "swapped")
 WIDTH, HEIGHT = 720, 384
-SIDE, ROWS, CELL_WIDTH, CELL_HEIGHT = 8, 8, 36, 28
+SIDE, CELL_WIDTH, CELL_HEIGHT = 8, 36, 28
 MAP_TOP, RIGHT, MIDDLE = 88, 432, 308
 BALLOON = OWNERS.index("balloon")
+_MOST_COUNTED = 999  # pages: three digits fit into a cell
 
 
 def kib(size: int) -> str:
@@ -52,9 +52,7 @@ class Telling:
     shown: list[int]
 
 
-def balloon_scene(
-    moments: Sequence[Moment], deed: Sequence[object], beginning: Beginning
-) -> Telling:
+def balloon_scene(moments: Sequence[Moment], deed: Sequence[object], beginning: Known) -> Telling:
     """What a deed did, step by step."""
     first, steps, shown = moments[0], [], []
     for place, moment in enumerate(moments):
@@ -65,14 +63,15 @@ def balloon_scene(
             shown.append(place)
     columns = [say(f"balloon.column.{name}") for name in COLUMNS]
     svg = _draw(first)
-    return Telling(Scene(say("balloon.title"), svg, say("balloon.caption"), columns, steps), shown)
+    caption = say("balloon.caption", size=number(first.pages << 2))
+    return Telling(Scene(say("balloon.title"), svg, caption, columns, steps), shown)
 
 
 # -- steps ----------------------------------------------------------------------------------
 
 
 def _step(
-    moments: Sequence[Moment], place: int, deed: Sequence[object], beginning: Beginning
+    moments: Sequence[Moment], place: int, deed: Sequence[object], beginning: Known
 ) -> SceneStep:
     moment, before = moments[place], moments[max(place - 1, 0)]
     sentence = step_sentence(moments, place, deed)
@@ -89,7 +88,7 @@ def _look(moments: Sequence[Moment], place: int) -> SceneStep:
     """The first buffer is done: a look at EPT, where its first page was or is."""
     moment = moments[place]
     assert moment.buffer is not None  # noqa: S101  the caller looked
-    cell = moment.buffer.pfns[0] // CELL
+    cell = moment.buffer.pfns[0] // moment.pages
     kind = leaf_kind(moment.buffer)
     gpa = hex_text(moment.buffer.pfns[0] << 12)
     sentence = say(f"balloon.look.{moment.event}.{kind}", gpa=gpa)
@@ -128,7 +127,7 @@ def deed_sentence(deed: Sequence[object]) -> str:
 
 
 def _ask(
-    moments: Sequence[Moment], place: int, deed: Sequence[object], beginning: Beginning
+    moments: Sequence[Moment], place: int, deed: Sequence[object], beginning: Known
 ) -> Ask | None:
     moment = moments[place]
     first = moment.buffer and not any(one.buffer for one in moments[:place])
@@ -171,7 +170,7 @@ def _all_texts(moment: Moment) -> dict[str, str]:
     texts = {f"n.{name}": kib(getattr(moment, name)) for name, _ in (*NUMBERS, *PARTS)}
     for at, owner in enumerate(moment.owners.argmax(axis=1).tolist()):
         texts[f"g.{at}"] = LETTERS[owner]
-    texts |= {f"e.{at}": str(n) if n else "·" for at, n in enumerate(moment.mapped.tolist())}
+    texts |= {f"e.{at}": _mapped(n, moment) for at, n in enumerate(moment.mapped.tolist())}
     buffer = moment.buffer
     texts["r.avail"] = str(buffer.avail) if buffer else "–"
     texts["r.address"] = hex_text(buffer.descriptor.gpa) if buffer else "–"
@@ -180,6 +179,20 @@ def _all_texts(moment: Moment) -> dict[str, str]:
     queue = buffer.queue if buffer else "none"
     texts["r.queue"] = say(f"balloon.ring.{queue}")
     return texts
+
+
+def _map_head(moment: Moment) -> str:
+    """What the numbers of EPT's map are."""
+    if moment.pages > _MOST_COUNTED:
+        return say("balloon.map.ept.share")
+    return say("balloon.map.ept", pages=moment.pages)
+
+
+def _mapped(pages: int, moment: Moment) -> str:
+    """How much of a cell EPT maps: pages, or where they are too many for a cell, a share."""
+    if not pages:
+        return "·"
+    return f"{100 * pages // moment.pages}%" if moment.pages > _MOST_COUNTED else f"{pages}"
 
 
 def _texts(moment: Moment, first: Moment) -> dict[str, str]:
@@ -235,15 +248,15 @@ def _draw(moment: Moment) -> str:
     ]
     heads = [
         text(say("balloon.map.guest"), 0, 76),
-        text(say("balloon.map.ept"), RIGHT, 76),
+        text(_map_head(moment), RIGHT, 76),
         element("text", texts["r.queue"], x=MIDDLE, y=76, data_text="r.queue"),
         arrow_right(290, MAP_TOP + 22, MIDDLE - 2),
         arrow_right(MIDDLE + 106, MAP_TOP + 22, RIGHT - 2),
     ]
     cells = [
-        _cell(side, at, left, party, texts)
+        _cell(side, at, left, party, texts, moment.pages)
         for side, left, party in (("g", 0, "G"), ("e", RIGHT, "H"))
-        for at in range(SIDE * ROWS)
+        for at in range(CELLS)
     ]
     return drawing(WIDTH, HEIGHT, say("balloon.title"), *boxes, *heads, *ring, *cells)
 
@@ -262,11 +275,11 @@ def _box(key: str, x: float, y: float, width: int, party: str, texts: dict[str, 
     )
 
 
-def _cell(side: str, at: int, left: int, party: str, texts: dict[str, str]) -> str:
-    """256 KiB of guest-physical memory."""
+def _cell(side: str, at: int, left: int, party: str, texts: dict[str, str], pages: int) -> str:
+    """``pages`` pages of guest-physical memory."""
     x, y = left + at % SIDE * CELL_WIDTH, MAP_TOP + at // SIDE * CELL_HEIGHT
-    first, key = at * CELL << 12, f"{side}.{at}"
-    last = first + (CELL << 12) - 1
+    first, key = at * pages << 12, f"{side}.{at}"
+    last = first + (pages << 12) - 1
     name = say(f"balloon.cell.{side}", first=hex_text(first), last=hex_text(last))
     return group(
         key,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from kvmlab.figures.modes import number
 from kvmlab.figures.scene import Ask
-from kvmlab.study.inflation_beginning import Beginning
+from kvmlab.study.inflation_beginning import Known
 from kvmlab.study.inflation_moments import Buffer, Moment
 from kvmlab.text import say
 
@@ -33,13 +33,13 @@ def amounts_ask(topic: str, question: str, right: int, why: str, wrong: Mapping[
     return Ask(question, choices, ordered.index(right), [reasons[one] for one in ordered])
 
 
-def returned_ask(moment: Moment, change: int, beginning: Beginning) -> Ask:
+def returned_ask(moment: Moment, change: int, beginning: Known) -> Ask:
     """How much of the first buffer does the host get back?"""
     assert moment.buffer is not None  # noqa: S101  the caller looked
     named = len(moment.buffer.pfns) * _PAGE
     question = say("balloon.ask.returned", pages=len(moment.buffer.pfns))
     backed = "all" if moment.freed == named else "some"
-    why = "huge" if beginning.backing == "2M" else backed
+    why = "huge" if beginning.backing != "4K" else backed
     wrong = {"nothing": 0, "named": named, "change": change, "large": _LARGE}
     return amounts_ask("balloon.ask.returned", question, moment.freed, why, wrong)
 

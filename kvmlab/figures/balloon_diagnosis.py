@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kvmlab.figures.modes import number
-from kvmlab.study.inflation_beginning import RAM, Beginning
+from kvmlab.study.inflation_beginning import Known
 from kvmlab.study.inflation_moments import Moment
 from kvmlab.text import say
 
@@ -19,11 +19,11 @@ def summary(moment: Moment) -> str:
     return say("balloon.summary", **{name: number(size >> 10) for name, size in sizes.items()})
 
 
-def diagnoses(history: Sequence[Moment], beginning: Beginning) -> list[str]:
+def diagnoses(history: Sequence[Moment], beginning: Known) -> list[str]:
     """Each mistake that shows in ``history``, the last of which is now."""
     now = history[-1]
     deed = _last_deed(history)
-    given = RAM - now.actual
+    given = now.ram - now.actual
     moved = [one.event for one in history if one.event in ("puff", "deflate")]
     short = now.driver and now.actual > now.target
     settled = now.event in ("before", "after", "puff")
@@ -31,7 +31,7 @@ def diagnoses(history: Sequence[Moment], beginning: Beginning) -> list[str]:
     found = {
         "driver": not now.driver,
         "stalled": short and settled and not starved,
-        "huge": beginning.backing == "2M" and given > 0,
+        "huge": beginning.backing != "4K" and given > 0,
         "untouched": beginning.backing == "4K" and given > 0 and now.returned < given,
         "kill": any(one.event == "kill" for one in deed),
         "oom": short and starved,

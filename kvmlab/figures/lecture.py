@@ -39,6 +39,7 @@ from kvmlab.study.compare import Row
 from kvmlab.study.follow import Trail
 from kvmlab.study.hugepages import HugePages, compared
 from kvmlab.study.inflation import Inflation
+from kvmlab.study.inflation_look import Look
 from kvmlab.study.overcommit import HOURS, Day
 from kvmlab.study.spaces import Spaces
 from kvmlab.study.traps import Trap
@@ -208,7 +209,7 @@ def own_spaces_lecture(machine: Machine, trail: Trail) -> Lecture:
     return single("spaces", scene, facts, tables(maps_table(machine)))
 
 
-def balloon_lecture(did: Inflation) -> Lecture:
+def balloon_lecture(did: Inflation | Look) -> Lecture:
     """What the last deed did to a guest's balloon, and the whole history as curves."""
     history, first, now = did.history, did.moments[0], did.moments[-1]
     parts = [lines_part(balloon.balloon_curves(history))]

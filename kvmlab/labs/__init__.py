@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kvmlab.labs.tables_lab import TablesLab
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
+    from kvmlab.management.domain import virDomain
 
 __all__ = [
     "ask",
@@ -84,14 +85,19 @@ def tables(machine: "Machine | None" = None, share: str = "", **chosen: Any) -> 
     return TablesLab(machine, share, **chosen)
 
 
-def balloon(share: str = "", **chosen: Any) -> "BalloonLab":  # noqa: ANN401  as its plan takes
+def balloon(
+    own: "virDomain | Machine | None" = None,
+    share: str = "",
+    **chosen: Any,  # noqa: ANN401  as its plan takes
+) -> "BalloonLab":
     """A guest's balloon, inflated and deflated: what was asked for, reached, and returned.
 
+    With a domain or machine of your ``own``, each look shows what its balloon did since the last.
     ``chosen`` are keys of `BalloonLab.BEGINNING`, ``share`` a share string.  Raises `BadChoice`.
     """
     from kvmlab.labs.balloon_lab import BalloonLab
 
-    return BalloonLab(share, **chosen)
+    return BalloonLab(own, share, **chosen)
 
 
 def overcommit(share: str = "", manager: Any = "none", **chosen: Any) -> "OvercommitLab":  # noqa: ANN401  as its plan takes

@@ -6,20 +6,30 @@ from types import MappingProxyType
 
 import ipywidgets
 
+from kvmlab.base.errors import BadChoice
 from kvmlab.figures.balloon import balloon_curves, balloon_scene, buddy_table, numbers_table
 from kvmlab.figures.balloon_diagnosis import diagnoses, summary
 from kvmlab.figures.curves import Curves
 from kvmlab.figures.lecture import Lecture, balloon_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import LinesPlace
+from kvmlab.labs.guard import guarded
 from kvmlab.labs.stepped import SteppedLab
+from kvmlab.machine import Machine
+from kvmlab.management.domain import virDomain
 from kvmlab.study.inflation import VERBS, Inflation
 from kvmlab.study.inflation_beginning import CHOICES, DOMAIN, MIB, RAM, Beginning, usual_plan
+from kvmlab.study.inflation_look import Look
 from kvmlab.study.inflation_moments import Moment
 from kvmlab.study.story import Story
-from kvmlab.text import count, say
+from kvmlab.text import count, say, speaking
 
 WAITS = (1, 10)  # seconds
+OWN_CODE = """\
+from kvmlab.study.inflation_look import Look
+
+look = Look(domain)  # your own, or your machine
+look.again()  # what happened since: look.moments"""
 WIDE = MappingProxyType({"description_width": "initial"})
 
 
@@ -28,19 +38,30 @@ class BalloonLab(SteppedLab):
 
     The desk follows the player: it shows the numbers of the step where the learner is, and not
     those behind a question that is still open.  Scripts read ``experiment`` and ``moment``.
+    With a domain or machine of your own, each look shows what happened since the one before.
     """
 
     NAME = "balloon"
     BEGINNING = MappingProxyType(usual_plan())
 
+    def __init__(
+        self, own: virDomain | Machine | None = None, share: str = "", **chosen: object
+    ) -> None:
+        """The lab, or looks at ``own``.  Raises `BadChoice` for one that cannot be looked at."""
+        self._look = Look(own) if own is not None else None
+        super().__init__(share, **chosen)
+
     # -- controls -----------------------------------------------------------------------------
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
-        self._story = Story(lambda plan: Inflation(Beginning.of(plan)), VERBS)
         self.charts = LinesPlace()
         self.desk.add_class("kvm-modes")
-        setting = [self._choice(name) for name in CHOICES]
         self._follow_steps()
+        if self._look:
+            self.again = self._button("lab.balloon.again", self.look_again)
+            return [self._row(self.again)]
+        self._story = Story(lambda plan: Inflation(Beginning.of(plan)), VERBS)
+        setting = [self._choice(name) for name in CHOICES]
         return [self._row(*setting), self._row(*self._deeds())]
 
     def _choice(self, name: str) -> ipywidgets.Widget:
@@ -90,9 +111,20 @@ class BalloonLab(SteppedLab):
         if not self._words.busy:
             self.do("setmem", mib * 1024)
 
+    @guarded
+    def look_again(self, _button: object = None) -> None:
+        """Show what the guest of one's own did since the last look."""
+        if self._look is None:
+            raise BadChoice("this lab has a guest of its own making; it shows all that is done")
+        self._look.again()
+        with speaking(self._language):
+            self._show(0)
+
     def _follow(self) -> None:
         """The target shown is the one that was asked for last."""
         super()._follow()
+        if self._look:
+            return
         target = self.experiment.history[-1].target
         with self._words.replacing():
             self.target.value = -(-target // MIB)
@@ -100,7 +132,12 @@ class BalloonLab(SteppedLab):
     # -- what is seen ---------------------------------------------------------------------------
 
     def _reach(self, plan: dict[str, object]) -> None:
-        self.experiment = self._story.reach(plan)
+        if self._look is None:
+            self.experiment: Inflation | Look = self._story.reach(plan)
+            return
+        if any(plan[name] != self.BEGINNING[name] for name in (*CHOICES, "did")):
+            raise BadChoice(say("lab.balloon.own"))
+        self.experiment = self._look
 
     def _scene(self) -> Scene:
         did = self.experiment
@@ -123,6 +160,8 @@ class BalloonLab(SteppedLab):
         return [summary(self.moment), *more, *diagnoses(self._seen(), self.experiment.beginning)]
 
     def _middle(self) -> str:
+        if not self.dommemstat:  # no libvirt knows this machine
+            return ""
         name = escape(f"virsh dommemstat {DOMAIN}")
         return (
             f'<section class="kvmlab-panel" aria-label="{name}"><strong>{name}</strong>'
@@ -154,6 +193,8 @@ class BalloonLab(SteppedLab):
         return balloon_lecture(self.experiment)
 
     def _code(self, plan: dict[str, object]) -> str:
+        if self._look:
+            return OWN_CODE
         usual = Beginning()
         chosen = [f"{n}={plan[n]!r}" for n in CHOICES if plan[n] != getattr(usual, n)]
         deeds = [deed for deed in self._did() if isinstance(deed, list)]

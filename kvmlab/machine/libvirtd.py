@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from kvmlab.base.checks import expect, expect_callable
-from kvmlab.base.errors import KvmlabError, OutOfMemory, ProcessKilled
+from kvmlab.base.errors import BadChoice, KvmlabError, OutOfMemory, ProcessKilled
 from kvmlab.guest.reclaim import Reclaimer
 from kvmlab.host.address_space import AddressSpace
 from kvmlab.machine.machine import Machine
 from kvmlab.machine.server import Server
 from kvmlab.management.connection import virConnect
+from kvmlab.management.domain import virDomain
 from kvmlab.management.domain_xml import Definition
 from kvmlab.management.drivers import LATEST, QemuDriver
 from kvmlab.management.libvirt_errors import internal
@@ -96,6 +97,17 @@ def connect(
     memory = partial(_node_memory, server)
     driver = QemuDriver(partial(_launch, server, boot, hugetlbfs), node, memory, lib_version)
     return virConnect(driver, "qemu:///system")
+
+
+def machine_of(domain: virDomain) -> Machine:
+    """The machine that ``domain`` runs on; raises `BadChoice` unless it does, on a server."""
+    emulator = getattr(domain.run, "emulator", None)
+    if not isinstance(emulator, Emulator):
+        raise BadChoice(
+            f"domain {domain.name()!r:.40} runs on no simulated host; "
+            "start one of connect(Server(...))"
+        )
+    return emulator.machine
 
 
 def _launch(

@@ -49,6 +49,15 @@ class virDomain:
         """Its name."""
         return self._config.name
 
+    def connect(self) -> "virConnect":
+        """The connection that it is of."""
+        return self._connection
+
+    @property
+    def run(self) -> Running | None:
+        """The run of it that goes on, for those who look from outside; not libvirt's."""
+        return self._running()
+
     def UUIDString(self) -> str:
         """Its UUID in lower case with hyphens."""
         return self._config.uuid

@@ -92,7 +92,7 @@ class Balloon:
         tap: Tap,
     ) -> None:
         self.features = options.features
-        self._ram, self._memory, self._tap = ram, memory, tap
+        self.ram, self._memory, self._tap = ram, memory, tap
         self.pages = BalloonPages(memory, process, tap)
         self.stats = GuestStats(clock, lambda chain: self._give_back(balloon.STATS, chain), tap)
         self.hints = FreePageHints(self._config_changed, tap)
@@ -118,14 +118,14 @@ class Balloon:
 
         Bytes that are no whole page stay with the guest (virtio_balloon_to_target()).
         """
-        self.num_pages = self._ram - min(left, self._ram) >> PAGE_SHIFT
+        self.num_pages = self.ram - min(left, self.ram) >> PAGE_SHIFT
         self._tap(BalloonTarget(self.num_pages))
         self._config_changed()
 
     @property
     def left(self) -> int:
         """Bytes left to the guest, by what the guest says (virtio_balloon_stat())."""
-        return self._ram - (self.actual << PAGE_SHIFT)
+        return self.ram - (self.actual << PAGE_SHIFT)
 
     # -- the driver's side --------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Balloon:
 
         QEMU reads on as far as the buffer goes; its time is the guest's own.
         """
-        left, parts = self._ram >> PAGE_SHIFT - 2, []
+        left, parts = self.ram >> PAGE_SHIFT - 2, []
         for part in chain.out:
             parts.append(self._memory.read(part.gpa, min(part.length, left)))
             left -= len(parts[-1])

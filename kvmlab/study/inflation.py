@@ -6,7 +6,6 @@ else happened, and what stands after.  All numbers are the engine's.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from types import MappingProxyType
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
@@ -14,49 +13,28 @@ from kvmlab.base.clock import SECOND
 from kvmlab.base.errors import BadChoice, ProcessKilled
 from kvmlab.guest.process import Process
 from kvmlab.guest.reclaim import Reclaimer
-from kvmlab.guest.records import BalloonMoved, OutOfPuff
 from kvmlab.hardware.records import Kind
 from kvmlab.linux.frames import Role, runs
-from kvmlab.linux.records import OomKill
 from kvmlab.machine import Machine, Server, connect
 from kvmlab.management.virsh import virsh
-from kvmlab.qemu.records import BalloonActual, BalloonServed, BalloonTarget, FreeBlock
 from kvmlab.study.inflation_beginning import DOMAIN, MIB, RAM, Beginning, stats_of_2014
-from kvmlab.study.inflation_moments import (
-    CELL,
-    OWNERS,
-    Buffer,
-    Moment,
-    buffer_of,
-    by_cell,
-    ept_of,
-    leaf_shift,
-    mapped_pages,
-    owner_of_pages,
-    used_index,
-)
+from kvmlab.study.inflation_moments import ept_of, mapped_pages
+from kvmlab.study.inflation_watch import Watch
 from kvmlab.study.story import Verb
 
 HOST_MEMORY = "64M"
 AREA = 0x1000_0000  # where the process has its memory
-WATCHED = ("pgsteal_file", "pswpout", "pswpin", "pgmajfault", "oom_kill")
 WORKING = 256  # pages of the working set
 STEP = 2  # MiB that a process takes at a time
 MOST_SECONDS = 3600
 
 
-class Inflation:
+class Inflation(Watch):
     """The experiment.  ``moments`` are those of the last deed, ``history`` all of them."""
 
     def __init__(self, beginning: Beginning) -> None:
+        super().__init__(RAM)
         self.beginning = beginning
-        self.history: list[Moment] = []
-        self.moments: list[Moment] = []
-        self.deed: tuple[object, ...] = ("begin",)
-        self.returned = self.freed = 0
-        self._posted: Buffer | None = None
-        self._counted: dict[str, int] = {}
-        self._listening = False
         self.server = Server(HOST_MEMORY)
         if beginning.backing == "2M":
             self.server.host.hugetlb[21].set_nr(RAM // (2 * MIB))
@@ -67,7 +45,7 @@ class Inflation:
         self._file_pages = 0
         self._load()
         self.server.clock.sleep(SECOND)
-        self._listening = True
+        self.listening = True
         self._end()
 
     # -- the beginning ----------------------------------------------------------------------
@@ -75,18 +53,18 @@ class Inflation:
     def _boot(self, machine: Machine) -> None:
         """A Linux whose memory was in use before, as far as ``touched`` says."""
         self.machine = machine
-        self.guest = Reclaimer(machine.guest, swap=self.beginning.swap * MIB, tap=self._hear)
+        self.guest = Reclaimer(machine.guest, swap=self.beginning.swap * MIB, tap=self.hear)
         self.guest.start(machine.clock)
         ept_of(machine).pre_fault(0, self.beginning.touched * MIB)
         assert machine.balloon is not None  # noqa: S101  its definition names one
-        machine.balloon.listen(self._hear)
+        machine.balloon.listen(self.hear)
         if self.beginning.driver != "none":
             self._load_driver()
 
     def _load_driver(self) -> None:
         told = self.guest.statistics
         stats = stats_of_2014(told) if self.beginning.driver == "2014" else told
-        self.machine.load_balloon_driver(stats=stats).listen(self._hear)
+        self.machine.load_balloon_driver(stats=stats).listen(self.hear)
 
     def _load(self) -> None:
         if self.beginning.process:
@@ -151,9 +129,7 @@ class Inflation:
 
     @contextmanager
     def _doing(self, *deed: object) -> Iterator[None]:
-        self.deed, self.moments, self.freed = deed, [], 0
-        self._counted = {name: self.guest.stat[name] for name in WATCHED}
-        self._note(replace(self.history[-1], event="before", freed=0, counts=(), buffer=None))
+        self.begin(*deed)
         yield
         self._end()
 
@@ -168,8 +144,7 @@ class Inflation:
 
     def _end(self) -> None:
         """The deed is done: what stands now, and what virsh prints."""
-        stats = virsh(self.connection, f"dommemstat {DOMAIN}").out
-        self._note(self._moment("after", freed=self.freed, stats=stats))
+        self.end(virsh(self.connection, f"dommemstat {DOMAIN}").out)
 
     def _map(self, mib: int) -> None:
         kernel = self.machine.guest
@@ -195,78 +170,6 @@ class Inflation:
         for _ in range(mib * MIB // PAGE_SIZE):
             self.guest.cache.read(1, self._file_pages)
             self._file_pages += 1
-
-    # -- what is heard ----------------------------------------------------------------------
-
-    def _hear(self, record: object) -> None:
-        if isinstance(record, BalloonServed | FreeBlock):
-            self.returned += record.freed
-            self.freed += record.freed
-        if not self._listening:
-            return
-        if isinstance(record, BalloonMoved):
-            self._posted = buffer_of(self.machine, record.queue)
-            self._before = self.returned
-        elif isinstance(record, BalloonActual) and self._posted:
-            self._served(self._posted)
-        elif isinstance(record, BalloonTarget):
-            self._note(self._moment("target"))
-        elif isinstance(record, OutOfPuff):
-            self._again("puff", 0)
-        elif isinstance(record, FreeBlock):
-            self._again("report", record.freed)
-        elif isinstance(record, OomKill):
-            self._note(self._moment("kill", note=record.victim))
-
-    def _served(self, posted: Buffer) -> None:
-        """The device gave a buffer back, and the guest wrote ``actual``."""
-        used = used_index(self.machine, posted.queue)
-        leaf = leaf_shift(self.machine, posted.pfns[0] << PAGE_SHIFT)
-        buffer = replace(posted, used=used, leaf=leaf)
-        freed, self._posted = self.returned - self._before, None
-        self._note(self._moment(posted.queue, freed=freed, buffer=buffer))
-
-    def _again(self, event: str, freed: int) -> None:
-        """Something that comes many times in a row is one moment."""
-        last = self.moments[-1] if self.moments else None
-        if last and last.event == event:
-            del self.moments[-1], self.history[-1]
-            many = {"freed": last.freed + freed, "times": last.times + 1}
-            self._note(self._moment(event, **many))
-        else:
-            self._note(self._moment(event, freed=freed))
-
-    def _note(self, moment: Moment) -> None:
-        self.moments.append(moment)
-        self.history.append(moment)
-
-    def _moment(self, event: str, **more: object) -> Moment:
-        info, host = self.guest.meminfo(), self.server.host
-        assert self.machine.balloon is not None  # noqa: S101  its definition names one
-        assert self.machine.vmm is not None  # noqa: S101  it has a hypervisor
-        stat = self.guest.stat
-        grown = {name: stat[name] - self._counted.get(name, 0) for name in WATCHED}
-        return Moment(
-            event=event,
-            seconds=self.server.clock.now / SECOND,
-            target=RAM - (self.machine.balloon.num_pages << PAGE_SHIFT),
-            actual=self.machine.balloon.left,
-            returned=self.returned,
-            rss=self.machine.vmm.process.rss << PAGE_SHIFT,
-            host_free=host.buddy.free_frames << PAGE_SHIFT,
-            total=info["MemTotal"] << 10,
-            free=info["MemFree"] << 10,
-            cache=info["Cached"] << 10,
-            process=info["AnonPages"] << 10,
-            swapped=info["SwapTotal"] - info["SwapFree"] << 10,
-            blocks=self.guest.memory.buddy.free_blocks(),
-            driver=self.machine.balloon_driver is not None,
-            interval=self.machine.balloon.stats.interval,
-            owners=by_cell(owner_of_pages(self.guest, RAM), len(OWNERS)),
-            mapped=mapped_pages(self.machine, RAM).reshape(-1, CELL).sum(axis=1),
-            counts=tuple((name, count) for name, count in grown.items() if count),
-            **more,  # type: ignore[arg-type]
-        )
 
 
 VERBS: Mapping[str, Verb[Inflation]] = MappingProxyType(

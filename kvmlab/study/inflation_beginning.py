@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 from kvmlab.base.errors import BadChoice
 from kvmlab.guest.balloon_stats import Stats
@@ -26,6 +27,26 @@ CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
     }
 )
 """What a beginning may say; sizes are MiB, the period seconds."""
+
+
+class Known(Protocol):
+    """What stays as it is while a guest runs, and says what a balloon of it can do."""
+
+    @property
+    def backing(self) -> str:
+        """The pages that the host backs it with: ``4K``, ``2M`` or ``1G``."""
+
+    @property
+    def driver(self) -> str:
+        """``linux``, ``2014`` or ``none``."""
+
+    @property
+    def deflate_on_oom(self) -> bool:
+        """Whether the device offers that."""
+
+    @property
+    def reporting(self) -> bool:
+        """Whether the device offers free page reporting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from kvmlab.virtio.ring import Descriptor, read16
 OWNERS = ("free", "kernel", "process", "cache", "balloon")
 """Whose a frame of the guest is, in the order of the columns of `Moment.owners`."""
 
-CELL = 64  # pages: 256 KiB of guest-physical memory are looked at together
+CELLS = 64  # parts of guest-physical memory that are looked at each as a whole
 _ENTRIES = 512
 _LEAF_BYTES = PAGE_SIZE * _ENTRIES
 _ROLES = ((Role.ANON, 2), (Role.FILE, 3), (Role.BALLOON, 4))
@@ -41,10 +41,11 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How things stood after ``event``; sizes in bytes, maps by cells of `CELL` pages."""
+    """How things stood after ``event``; sizes in bytes, maps by cells of ``pages`` pages."""
 
     event: str
     seconds: float  # of simulated time
+    ram: int  # of the guest
     target: int  # left to the guest, as the host wants it
     actual: int  # left to the guest, as the guest says
     returned: int  # what the host really got back since the beginning
@@ -66,6 +67,11 @@ class Moment:
     buffer: Buffer | None = None
     counts: tuple[tuple[str, int], ...] = ()  # /proc/vmstat: what grew since the deed began
     stats: str = ""  # virsh dommemstat, if it was asked
+
+    @property
+    def pages(self) -> int:
+        """How many pages of guest-physical memory are a cell."""
+        return (self.ram >> PAGE_SHIFT) // CELLS
 
     @property
     def ept(self) -> int:
@@ -145,7 +151,7 @@ def owner_of_pages(reclaimer: Reclaimer, size: int) -> NDArray[np.int64]:
 
 def by_cell(pages: NDArray[np.int64], kinds: int) -> NDArray[np.int64]:
     """How many pages of each kind there are in each cell."""
-    cells = pages.reshape(-1, CELL)
+    cells = pages.reshape(CELLS, -1)
     counted: NDArray[np.int64] = np.stack([(cells == kind).sum(axis=1) for kind in range(kinds)], 1)
     return counted
 

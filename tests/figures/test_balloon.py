@@ -1,6 +1,7 @@
 """What is drawn, said and asked of a balloon is what its moments hold."""
 
 import json
+import re
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -14,8 +15,11 @@ from kvmlab.figures.balloon import (
 )
 from kvmlab.figures.balloon_asks import amounts_ask, grow_ask, lines_of, stats_ask
 from kvmlab.figures.balloon_diagnosis import diagnoses, summary
+from kvmlab.guest.reclaim import Reclaimer
+from kvmlab.machine import Machine
 from kvmlab.study.inflation import Inflation
 from kvmlab.study.inflation_beginning import Beginning
+from kvmlab.study.inflation_look import Look
 from kvmlab.text import speaking
 
 DEEDS = (("setmem", 8192), ("grow",), ("setmem", 16384), ("shrink",), ("work",), ("read",))
@@ -78,6 +82,18 @@ def test_the_drawing_is_xml_and_every_key_that_is_lit_is_drawn(inflated):
         assert set(step.lit) <= keys
         assert set(step.texts) <= texts
     assert len(json.dumps(made.to_json())) < 100_000
+
+
+def test_the_map_of_a_large_guest_says_shares_where_a_small_ones_says_pages():
+    machine = Machine(guest_memory="1G", host_memory="2G")
+    Reclaimer(machine.guest)
+    machine.attach_balloon()
+    machine.vcpu.mmu.pre_fault(0, 24 << 20)  # a cell is 16 MiB
+    look = Look(machine)
+    made = balloon_scene(look.moments, look.deed, look.beginning).scene
+    cells = dict(re.findall(r'data-text="(e\.[0-9]+)"[^>]*>([^<]+)<', made.svg))
+    assert [cells[f"e.{at}"] for at in range(3)] == ["100%", "50%", "·"]
+    assert "16,384 KiB" in made.caption
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

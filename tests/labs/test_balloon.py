@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvmlab import labs
+from kvmlab.base.clock import SECOND
 from kvmlab.base.errors import BadChoice
+from kvmlab.machine import Server, connect
 from kvmlab.management.virsh import virsh
 from kvmlab.study.inflation_beginning import CHOICES, MIB
 from tests.labs.wire import heard
@@ -146,6 +148,60 @@ def test_its_text_is_the_same_each_time():
     texts = {repr(labs.balloon()) for _ in range(2)}
     assert len(texts) == 1
     assert len(texts.pop()) < 200
+
+
+# -- a guest of one's own -------------------------------------------------------------------
+
+
+@pytest.fixture
+def own():
+    """A server, and a domain of one's own on it."""
+    server = Server("128M")
+    domain = connect(server).createXML(
+        "<domain type='kvm'><name>&lt;b&gt;mine</name><memory unit='MiB'>32</memory><os>"
+        "<type>hvm</type></os><devices><memballoon model='virtio'><stats period='1'/>"
+        "</memballoon></devices></domain>"
+    )
+    server.clock.sleep(2 * SECOND)
+    return server, domain
+
+
+def test_each_look_at_a_domain_of_ones_own_tells_what_it_did_since(own, tmp_path):
+    server, domain = own
+    lab = labs.balloon(domain)
+    assert "A guest of your own with 32 MiB" in lab.player.scene["steps"][0]["sentence"]
+    domain.setMemory(28 << 10)
+    server.clock.sleep(3 * SECOND)
+    sent = heard(lab)
+    lab.again.click()
+    assert len(sent) <= DOWN + 1
+    assert lab.notice.value == ""
+    lab.predict.value = False
+    assert lab.moment.actual == 28 * MIB
+    assert lab.dommemstat == virsh(domain.connect(), f"dommemstat {domain.name()}").out
+    assert "<b>mine" not in lab.desk.value
+    lab.language.value = "zh"
+    assert "上次查看" in lab.player.scene["steps"][0]["sentence"]
+    lab.export(tmp_path / "own.html")
+    assert "28,672" in (tmp_path / "own.html").read_text(encoding="utf-8")
+
+
+def test_a_domain_of_ones_own_is_not_changed_by_the_lab(own):
+    _, domain = own
+    lab, before = labs.balloon(domain), domain.memoryStats()
+    lab.do("setmem", 8192)
+    assert "your own" in lab.notice.value
+    lab.change(swap=16)
+    assert "your own" in lab.notice.value
+    assert domain.memoryStats() == before
+    space = {"domain": domain}
+    exec(lab.code, space)  # noqa: S102
+    assert space["look"].moments[-1].actual == lab.moment.actual
+    usual = labs.balloon()
+    usual.look_again()
+    assert "of its own making" in usual.notice.value
+    with pytest.raises(BadChoice, match="connect"):
+        labs.balloon("mine")
 
 
 class RandomLearner(RuleBasedStateMachine):
