@@ -11,8 +11,8 @@ from kvmlab.figures.hugepages_asks import asks, changed_row, leaf_name, row_gpa,
 from kvmlab.figures.modes import number
 from kvmlab.figures.scene import Ask, Role, Scene, SceneStep
 from kvmlab.figures.svg import drawing, element, group, text
-from kvmlab.study.hugepages_beginning import BLOCK, Beginning
-from kvmlab.study.hugepages_moments import AREA, BLOCKS, ORDERS, SHOWN, Leaves, Moment
+from kvmlab.study.hugepages_beginning import BLOCK, Known
+from kvmlab.study.hugepages_moments import BLOCKS, ORDERS, SHOWN, Leaves, Moment
 from kvmlab.study.hugepages_served import REQUESTS
 from kvmlab.text import say
 
@@ -39,9 +39,7 @@ def leaf_text(leaves: Leaves) -> str:
     return " + ".join(found) or "·"
 
 
-def hugepages_scene(
-    moments: Sequence[Moment], deed: Sequence[object], beginning: Beginning
-) -> Telling:
+def hugepages_scene(moments: Sequence[Moment], deed: Sequence[object], beginning: Known) -> Telling:
     """What a deed did: before, after, and, where one would guess wrong, a look at EPT."""
     first, now = moments[0], moments[-1]
     steps, shown = [_step(first, first, first, deed_sentence(deed), None)], [0]
@@ -184,7 +182,7 @@ def _draw(moment: Moment) -> str:
         *(text(say(f"huge.map.{key}"), left, TOP - 8) for key, left, _ in HOST),
         text(say("huge.map.buddy"), 0, BUDDY_TOP - 12),
     ]
-    guest = [_guest_row(at, texts) for at in range(BLOCKS)]
+    guest = [_guest_row(at, moment.area, texts) for at in range(BLOCKS)]
     host = [part for at in range(SHOWN) for part in _host_row(at, texts)]
     buddy = [_order(order, texts) for order in range(ORDERS)]
     return drawing(WIDTH, HEIGHT, say("huge.title"), *boxes, *heads, *guest, *host, *buddy)
@@ -204,9 +202,9 @@ def _box(key: str, x: float, width: int, party: str, texts: dict[str, str]) -> s
     )
 
 
-def _guest_row(at: int, texts: dict[str, str]) -> str:
+def _guest_row(at: int, area: int, texts: dict[str, str]) -> str:
     """2 MiB of the process: where, what maps it, where it begins in guest-physical memory."""
-    y, gva = TOP + at * GUEST_ROW, hex_text(AREA + at * BLOCK)
+    y, gva = TOP + at * GUEST_ROW, hex_text(area + at * BLOCK)
     return group(
         f"g.{at}",
         say("huge.cell.g", gva=gva),

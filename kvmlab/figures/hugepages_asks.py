@@ -10,7 +10,7 @@ from kvmlab.figures.addresses import hex_text
 from kvmlab.figures.balloon_asks import amounts_ask
 from kvmlab.figures.modes import number
 from kvmlab.figures.scene import Ask
-from kvmlab.study.hugepages_beginning import BLOCK, Beginning
+from kvmlab.study.hugepages_beginning import BLOCK, Known
 from kvmlab.study.hugepages_moments import BLOCKS, Moment
 from kvmlab.study.hugepages_served import ACCESSES
 from kvmlab.text import say
@@ -30,7 +30,7 @@ def leaf_name(shift: int) -> str:
 
 
 def asks(
-    before: Moment, now: Moment, deed: Sequence[object], beginning: Beginning
+    before: Moment, now: Moment, deed: Sequence[object], beginning: Known
 ) -> tuple[Ask | None, Ask | None]:
     """What is asked about the numbers of a deed, and about the EPT leaf that it left."""
     verb = str(deed[0])
@@ -64,7 +64,7 @@ def row_gpa(moment: Moment, row: int) -> str:
     return hex_text(moment.base + row * BLOCK)
 
 
-def why(moment: Moment, row: int, beginning: Beginning) -> str:
+def why(moment: Moment, row: int, beginning: Known) -> str:
     """Why EPT maps a row as it does."""
     leaves, host = moment.ept[row], moment.host[row]
     if leaves.large:
@@ -80,7 +80,7 @@ def why(moment: Moment, row: int, beginning: Beginning) -> str:
     return "split" if sum(moment.blocks[_LARGE_ORDER:]) else "fragmented"
 
 
-def leaf_ask(moment: Moment, row: int, beginning: Beginning) -> Ask:
+def leaf_ask(moment: Moment, row: int, beginning: Known) -> Ask:
     """What leaves of EPT map a row?"""
     leaves = moment.ept[row]
     right = leaf_name(leaves.large[0]) if leaves.large else "4K" if leaves.small else "none"
@@ -95,7 +95,7 @@ def leaf_ask(moment: Moment, row: int, beginning: Beginning) -> Ask:
     return Ask(say("huge.ask.leaf", gpa=row_gpa(moment, row)), words, choices.index(right), told)
 
 
-def backed_ask(moment: Moment, beginning: Beginning) -> Ask:
+def backed_ask(moment: Moment, beginning: Known) -> Ask:
     """How much has the host given the guest?"""
     kind = "hugetlb" if moment.hugetlb else "thp" if moment.thp else "small"
     wrong = {
@@ -116,7 +116,7 @@ def returned_ask(before: Moment, now: Moment) -> Ask:
     return amounts_ask("huge.ask.returned", say("huge.ask.returned"), right, kind, wrong)
 
 
-def copied_ask(moment: Moment, beginning: Beginning) -> Ask:
+def copied_ask(moment: Moment, beginning: Known) -> Ask:
     """How much did the guest copy for a few writes after fork?"""
     kind = "some" if moment.copied else "nothing"
     wrong = {

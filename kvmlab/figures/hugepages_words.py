@@ -7,10 +7,9 @@ from kvmlab.figures.hugepages import NUMBERS, UNKNOWN, leaf_text
 from kvmlab.figures.hugepages_asks import leaf_name, why
 from kvmlab.figures.modes import Chart, Party, Series, number
 from kvmlab.figures.scene import Table
-from kvmlab.hardware.geometries import geometry_named
-from kvmlab.hardware.tlb import ArrayShape
+from kvmlab.hardware.tlb import ArrayShape, Geometry
 from kvmlab.study.hugepages import PAIRS
-from kvmlab.study.hugepages_beginning import Beginning
+from kvmlab.study.hugepages_beginning import Known
 from kvmlab.study.hugepages_moments import Moment
 from kvmlab.study.hugepages_served import TIMED, Served
 from kvmlab.text import say
@@ -38,7 +37,7 @@ def summary(moment: Moment, *, looked: bool = True) -> str:
     )
 
 
-def diagnoses(moment: Moment, beginning: Beginning) -> list[str]:
+def diagnoses(moment: Moment, beginning: Known) -> list[str]:
     """What is worth a word: why a leaf is small, what is wasted, what a 2M request finds."""
     reason = why(moment, moment.at, beginning)
     waste = moment.backed - moment.touched
@@ -82,9 +81,8 @@ def buddy_table(first: Moment, now: Moment) -> Table:
     return Table(say("huge.buddy.caption"), columns, rows)
 
 
-def reach_table(beginning: Beginning) -> Table:
-    """How much memory the TLB's entries for each size of pages cover."""
-    geometry = geometry_named(beginning.geometry)
+def reach_table(geometry: Geometry) -> Table:
+    """How much memory a TLB's entries for each size of pages cover."""
     rows = []
     for shift in _SHIFTS:
         first, second = (_entries(part, shift) for part in (geometry.data, geometry.second))

@@ -38,6 +38,7 @@ from kvmlab.study.builder import Builder
 from kvmlab.study.compare import Row
 from kvmlab.study.follow import Trail
 from kvmlab.study.hugepages import HugePages, compared
+from kvmlab.study.hugepages_look import PagesLook
 from kvmlab.study.inflation import Inflation
 from kvmlab.study.inflation_look import Look
 from kvmlab.study.overcommit import HOURS, Day
@@ -233,18 +234,18 @@ def overcommit_lecture(day: Day) -> Lecture:
     return single("overcommit", scene, facts, parts)
 
 
-def hugepages_lecture(did: HugePages) -> Lecture:
+def hugepages_lecture(did: HugePages | PagesLook) -> Lecture:
     """What the last deed did to the pages of guest and host, and what requests cost."""
     words, first, now = hugepages_words, did.moments[0], did.moments[-1]
     parts = []
     served = next((one.served for one in reversed(did.history) if one.served), None)
     if served:
-        usual = compared(did.beginning.geometry)
+        usual = compared(did.tlb.name)
         chart = words.served_chart(usual, served)
         table = words.served_table(chart, [*usual, served])
         parts.append(Part(chart.title, plots.bars(chart), table))
     shown = (words.numbers_table(first, now), words.buddy_table(first, now))
-    parts += tables(*shown, words.reach_table(did.beginning))
+    parts += tables(*shown, words.reach_table(did.tlb))
     facts = [words.summary(now), *words.diagnoses(now, did.beginning)]
     scene = hugepages_scene(did.moments, did.deed, did.beginning).scene
     return single("hugepages", scene, facts, parts)

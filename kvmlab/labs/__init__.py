@@ -147,11 +147,16 @@ def glossary(find: str = "", language: str = "en") -> "Glossary":
     return Glossary(find, language)
 
 
-def hugepages(share: str = "", **chosen: Any) -> "HugePagesLab":  # noqa: ANN401  as its plan takes
+def hugepages(
+    own: "virDomain | Machine | None" = None,
+    share: str = "",
+    **chosen: Any,  # noqa: ANN401  as its plan takes
+) -> "HugePagesLab":
     """4K, THP and hugetlbfs in guest and host: what maps what, what splits it, what it costs.
 
+    With a domain or machine of your ``own``, the process that runs in it is looked at as it is.
     ``chosen`` are keys of `HugePagesLab.BEGINNING`, ``share`` a share string.  Raises `BadChoice`.
     """
     from kvmlab.labs.hugepages_lab import HugePagesLab
 
-    return HugePagesLab(share, **chosen)
+    return HugePagesLab(own, share, **chosen)

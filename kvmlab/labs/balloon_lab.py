@@ -58,7 +58,7 @@ class BalloonLab(SteppedLab):
         self.desk.add_class("kvm-modes")
         self._follow_steps()
         if self._look:
-            self.again = self._button("lab.balloon.again", self.look_again)
+            self.again = self._button("lab.own.again", self.look_again)
             return [self._row(self.again)]
         self._story = Story(lambda plan: Inflation(Beginning.of(plan)), VERBS)
         setting = [self._choice(name) for name in CHOICES]
@@ -136,7 +136,7 @@ class BalloonLab(SteppedLab):
             self.experiment: Inflation | Look = self._story.reach(plan)
             return
         if any(plan[name] != self.BEGINNING[name] for name in (*CHOICES, "did")):
-            raise BadChoice(say("lab.balloon.own"))
+            raise BadChoice(say("lab.own.guest"))
         self.experiment = self._look
 
     def _scene(self) -> Scene:

@@ -23,15 +23,24 @@ from kvmlab.figures.lecture import Lecture, hugepages_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import Bars
 from kvmlab.labs.controls import choice
+from kvmlab.labs.guard import guarded
 from kvmlab.labs.stepped import SteppedLab
+from kvmlab.machine import Machine
+from kvmlab.management.domain import virDomain
 from kvmlab.study.hugepages import VERBS, HugePages, compared
 from kvmlab.study.hugepages_beginning import CHARTS, CHOICES, Beginning, usual_plan
+from kvmlab.study.hugepages_look import PagesLook
 from kvmlab.study.hugepages_moments import Moment
 from kvmlab.study.hugepages_served import Served
 from kvmlab.study.share import Plan
 from kvmlab.study.story import Story
-from kvmlab.text import say
+from kvmlab.text import say, speaking
 
+OWN_CODE = """\
+from kvmlab.study.hugepages_look import PagesLook
+
+look = PagesLook(domain)  # your own, or your machine
+look.again()  # look.moments: how it was, and how it is"""
 LOOK = 2  # the step at which EPT is looked at, if it is
 WAIT = 10  # seconds: khugepaged wakes so often
 
@@ -40,22 +49,34 @@ class HugePagesLab(SteppedLab):
     """A guest of 20 MiB (of 3 GiB with pages of 1G), its pages, and those of its host.
 
     The desk follows the player: no number stands there that is still asked for.  Scripts read
-    ``experiment`` and ``moment``.
+    ``experiment`` and ``moment``.  A guest of your own is looked at as it is, and compared with
+    the look before.
     """
 
     NAME = "hugepages"
     BEGINNING = MappingProxyType(usual_plan())
 
+    def __init__(
+        self, own: virDomain | Machine | None = None, share: str = "", **chosen: object
+    ) -> None:
+        """The lab, or looks at ``own``.  Raises `BadChoice` for one that cannot be looked at."""
+        self._look = PagesLook(own) if own is not None else None
+        super().__init__(share, **chosen)
+
     # -- controls -----------------------------------------------------------------------------
 
     def _make_controls(self) -> list[ipywidgets.Widget]:
-        self._story = Story(lambda plan: HugePages(Beginning.of(plan)), VERBS)
         self._chart: Bars | None = None
         self._charted: object = None
         self._empty = ipywidgets.HTML()
         self._empty.add_class("kvm-modes")
         self.charts = ipywidgets.VBox()
         self.desk.add_class("kvm-modes")
+        self._follow_steps()
+        if self._look:
+            self.again = self._button("lab.own.again", self.look_again)
+            return [self._row(self.again)]
+        self._story = Story(lambda plan: HugePages(Beginning.of(plan)), VERBS)
         setting = [self._choice(name) for name in CHOICES]
         self.chart = choice(self._words, "lab.huge.chart", CHARTS, _charts)
         self._bind("chart", self.chart)
@@ -63,7 +84,6 @@ class HugePagesLab(SteppedLab):
             verb: self._button(f"lab.huge.do.{verb}", self._doer(verb, *([WAIT] * len(one.takes))))
             for verb, one in VERBS.items()
         }
-        self._follow_steps()
         return [self._row(*setting, self.chart), self._row(*self.buttons.values())]
 
     def _choice(self, name: str) -> ipywidgets.Widget:
@@ -80,6 +100,15 @@ class HugePagesLab(SteppedLab):
     def _doer(self, verb: str, *values: object) -> Callable[[object], None]:
         return lambda _button: self.do(verb, *values)
 
+    @guarded
+    def look_again(self, _button: object = None) -> None:
+        """Show a guest of one's own as it is now, beside what it was at the last look."""
+        if self._look is None:
+            raise BadChoice("this lab has a guest of its own making; it shows all that is done")
+        self._look.again()
+        with speaking(self._language):
+            self._show(0)
+
     # -- what is seen ---------------------------------------------------------------------------
 
     def _checked(self, plan: Plan) -> dict[str, object]:
@@ -90,7 +119,13 @@ class HugePagesLab(SteppedLab):
 
     def _reach(self, plan: dict[str, object]) -> None:
         told = ("chart", "language")  # which change no machine
-        self.experiment = self._story.reach({k: v for k, v in plan.items() if k not in told})
+        if self._look is None:
+            reached = self._story.reach({k: v for k, v in plan.items() if k not in told})
+            self.experiment: HugePages | PagesLook = reached
+            return
+        if any(plan[name] != self.BEGINNING[name] for name in (*CHOICES, "did")):
+            raise BadChoice(say("lab.own.guest"))
+        self.experiment = self._look
 
     def _scene(self) -> Scene:
         did = self.experiment
@@ -119,7 +154,7 @@ class HugePagesLab(SteppedLab):
     def _tables(self) -> list[Table]:
         first, now = self.experiment.moments[0], self.moment
         tables = [numbers_table(first, now), buddy_table(first, now)]
-        tables.append(reach_table(self.experiment.beginning))
+        tables.append(reach_table(self.experiment.tlb))
         if rows := self._rows():
             chart = served_chart(rows[:-1], rows[-1])
             tables += [served_table(chart, rows), latency_table(chart, rows)]
@@ -130,7 +165,7 @@ class HugePagesLab(SteppedLab):
         did = self.experiment
         seen = did.history if self.moment is did.history[-1] else did.history[:-1]
         mine = next((one.served for one in reversed(seen) if one.served), None)
-        return [*compared(did.beginning.geometry), mine] if mine else []
+        return [*compared(did.tlb.name), mine] if mine else []
 
     def _views(self) -> list[ipywidgets.Widget]:
         return [self.player]
@@ -139,6 +174,8 @@ class HugePagesLab(SteppedLab):
         return [self.charts]
 
     def _draw_charts(self) -> None:
+        if self._look:  # nobody sends it requests
+            return
         rows = self._rows()
         if not rows:
             self._charted = None
@@ -173,6 +210,8 @@ class HugePagesLab(SteppedLab):
         return hugepages_lecture(self.experiment)
 
     def _code(self, plan: dict[str, object]) -> str:
+        if self._look:
+            return OWN_CODE
         usual = Beginning()
         chosen = [f"{n}={plan[n]!r}" for n in CHOICES if plan[n] != getattr(usual, n)]
         deeds = [deed for deed in self._did() if isinstance(deed, list)]

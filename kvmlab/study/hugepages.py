@@ -17,11 +17,12 @@ from kvmlab.base.clock import SECOND
 from kvmlab.base.errors import BadChoice
 from kvmlab.guest.process import Process, Vma
 from kvmlab.hardware.records import Kind
+from kvmlab.hardware.tlb import Geometry
 from kvmlab.kvm.memslots import LOG_DIRTY_PAGES
 from kvmlab.linux.frames import runs
 from kvmlab.study.counters import Counters
 from kvmlab.study.hugepages_beginning import BLOCK, Beginning
-from kvmlab.study.hugepages_moments import AREA, BLOCKS, Moment, guest_leaves, look
+from kvmlab.study.hugepages_moments import AREA, BLOCKS, Moment, blocks_of, look
 from kvmlab.study.hugepages_served import Served, serve
 from kvmlab.study.inflation_moments import ept_of
 from kvmlab.study.story import Verb
@@ -56,6 +57,11 @@ class HugePages:
         for gva in range(AREA, AREA + max(BLOCKS * BLOCK, size), size):
             self.process.mmap(gva, size, page=beginning.guest_page)
         self._note("after")
+
+    @property
+    def tlb(self) -> Geometry:
+        """The arrays of the processor's TLB."""
+        return self.machine.cpu.tlb.geometry
 
     # -- deeds ------------------------------------------------------------------------------
 
@@ -222,8 +228,8 @@ class HugePages:
 
     def _gpas(self) -> NDArray[np.int64]:
         """Where each 4 KiB of the process lies in guest-physical memory; -1 for nowhere."""
-        leaves = [guest_leaves(self.machine, self.process, block) for block in range(BLOCKS)]
-        return np.concatenate([gpas for _, gpas in leaves])
+        blocks = blocks_of(self.machine, self.process, AREA)
+        return np.concatenate([gpas for _, gpas in blocks])
 
     def _write(self, page: int) -> None:
         self.machine.guest.touch(AREA + page * PAGE_SIZE + PLACE % PAGE_SIZE, Kind.WRITE)
@@ -259,6 +265,7 @@ class HugePages:
         moment = look(
             self.machine,
             self.process,
+            AREA,
             self.used,
             event,
             logging=self._logging,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 
@@ -35,6 +36,26 @@ CHARTS = ("cost", "latency")
 
 _SMALL, _LARGE = ("20M", "64M"), ("3G", "8G")
 """Guest and host memory; pages of 1 GiB need more of it."""
+
+
+class Known(Protocol):
+    """What is known of a guest and its host that no moment says."""
+
+    @property
+    def guest(self) -> str:
+        """The page of the process: ``4K``, ``thp``, ``2M`` or ``1G``."""
+
+    @property
+    def host(self) -> str:
+        """That of QEMU."""
+
+    @property
+    def gigantic(self) -> bool:
+        """Whether pages of 1 GiB take part."""
+
+    @property
+    def ram(self) -> int:
+        """How much memory the guest has, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ class Moment:
 
     event: str
     seconds: float  # of simulated time
-    guest: tuple[Leaves, ...]  # by GVA, from `AREA` on
+    area: int  # the first GVA of what follows
+    guest: tuple[Leaves, ...]  # by GVA
     used: tuple[int, ...]  # pages of each that the process really used
     gpas: tuple[int | None, ...]  # where the first page of each lies in guest-physical memory
     base: int  # the first GPA of what follows
@@ -77,12 +78,12 @@ class Moment:
         return min(max((first - self.base) // BLOCK, 0), SHOWN - 1)
 
 
-def guest_leaves(machine: Machine, process: Process, block: int) -> tuple[Leaves, Gpas]:
-    """What maps a block of the process, and the GPA of each of its 4 KiB; -1 where there is none.
+def guest_leaves(machine: Machine, process: Process, gva: int) -> tuple[Leaves, Gpas]:
+    """What maps 2 MiB of the process, and the GPA of each 4 KiB there; -1 where there is none.
 
     Read from the guest's tables past its CPU, so that no TLB and no A bit notices.
     """
-    table, gva = process.root, AREA + block * BLOCK
+    table = process.root
     for level in range(machine.guest.tables.format.levels, 1, -1):
         shift = PAGE_SHIFT + 9 * (level - 1)
         entry = int(_words(machine, table)[gva >> shift & _ENTRIES - 1])
@@ -131,9 +132,15 @@ def host_leaves(machine: Machine, gpa: int) -> tuple[Leaves, int]:
     return Leaves(len(found) - len(large), large), len(found) - joins
 
 
+def blocks_of(machine: Machine, process: Process, area: int) -> list[tuple[Leaves, Gpas]]:
+    """`guest_leaves` of each block from ``area`` on."""
+    return [guest_leaves(machine, process, area + block * BLOCK) for block in range(BLOCKS)]
+
+
 def look(
     machine: Machine,
     process: Process,
+    area: int,
     used: NDArray[np.bool_],
     event: str,
     *,
@@ -141,10 +148,10 @@ def look(
     snapshot: bool,
     **more: object,
 ) -> Moment:
-    """How things stand now."""
+    """How things stand now, by blocks from ``area`` on."""
     assert machine.host is not None  # noqa: S101  it has a hypervisor
     assert machine.vmm is not None  # noqa: S101
-    guest = [guest_leaves(machine, process, block) for block in range(BLOCKS)]
+    guest = blocks_of(machine, process, area)
     firsts = [_first(gpas) for _, gpas in guest]
     first = next((gpa for gpa in firsts if gpa is not None), 0)
     base = first if first >= SHOWN * BLOCK else 0
@@ -155,6 +162,7 @@ def look(
     return Moment(
         event=event,
         seconds=machine.clock.now / SECOND,
+        area=area,
         guest=tuple(leaves for leaves, _ in guest),
         used=tuple(used.reshape(BLOCKS, -1).sum(axis=1).tolist()),
         gpas=tuple(firsts),

@@ -7,14 +7,13 @@ from kvmlab.base.checks import expect
 from kvmlab.base.errors import BadChoice
 from kvmlab.guest.balloon import BalloonDriver
 from kvmlab.guest.reclaim import Reclaimer
-from kvmlab.kvm.ept_mmu import EptMmu
 from kvmlab.linux.memory import Memory
 from kvmlab.machine import Machine, machine_of
 from kvmlab.management.domain import virDomain
 from kvmlab.management.virsh import virsh
 from kvmlab.qemu.balloon import Balloon
 from kvmlab.qemu.machine import LOW_MEMORY
-from kvmlab.study.inflation_moments import Moment
+from kvmlab.study.inflation_moments import Moment, ept_of
 from kvmlab.study.inflation_watch import Watch
 from kvmlab.virtio.balloon import Feature
 
@@ -80,8 +79,7 @@ def _checked(machine: Machine) -> tuple[Balloon, Reclaimer]:
     """The balloon and the memory management of a guest; raises `BadChoice` for one without."""
     if machine.balloon is None:
         raise BadChoice("this machine has no balloon; give it one with machine.attach_balloon()")
-    if not isinstance(machine.vcpu and machine.vcpu.mmu, EptMmu):
-        raise BadChoice(f"design {machine.mmu!r} has no EPT to look at; choose ept or npt")
+    ept_of(machine)  # or there is nothing to draw
     guest = machine.guest.frames.manager
     if not isinstance(guest, Reclaimer):
         raise BadChoice("this guest's memory is not managed; attach a Reclaimer(machine.guest)")

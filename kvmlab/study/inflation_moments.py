@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
-from kvmlab.base.errors import BadAddress
+from kvmlab.base.errors import BadAddress, BadChoice
 from kvmlab.guest.reclaim import Reclaimer
 from kvmlab.kvm.ept_mmu import EptMmu
 from kvmlab.linux.frames import Role
@@ -157,7 +157,8 @@ def by_cell(pages: NDArray[np.int64], kinds: int) -> NDArray[np.int64]:
 
 
 def ept_of(machine: Machine) -> EptMmu:
-    """EPT as KVM keeps it for a machine of that design."""
+    """EPT as KVM keeps it for a machine; raises `BadChoice` for one of another design."""
     mmu = machine.vcpu.mmu if machine.vcpu else None
-    assert isinstance(mmu, EptMmu)  # noqa: S101  the experiment made it so
+    if not isinstance(mmu, EptMmu):
+        raise BadChoice(f"design {machine.mmu!r} has no EPT to look at; choose ept or npt")
     return mmu

@@ -17,6 +17,7 @@ from kvmlab.figures.hugepages_words import (
     served_table,
     summary,
 )
+from kvmlab.hardware.geometries import geometry_named
 from kvmlab.study.hugepages import HugePages, compared
 from kvmlab.study.hugepages_beginning import Beginning
 from kvmlab.study.hugepages_moments import SHOWN, Leaves
@@ -159,7 +160,7 @@ def test_tables_hold_the_numbers_of_the_engine():
 
 
 def test_reach_is_entries_times_page():
-    rows = reach_table(Beginning(geometry="skylake")).rows
+    rows = reach_table(geometry_named("skylake")).rows
     assert [row[:3] for row in rows] == [
         ["4K", "64", "1,536"],
         ["2M", "32", "1,536"],

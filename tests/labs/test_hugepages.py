@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from kvmlab import labs
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.hugepages import leaf_text
+from kvmlab.machine import Machine
 from kvmlab.study.hugepages import VERBS
 from kvmlab.study.hugepages_beginning import CHOICES
 from tests.labs.wire import heard
@@ -178,6 +179,37 @@ def test_its_text_is_the_same_each_time():
     texts = {repr(labs.hugepages()) for _ in range(2)}
     assert len(texts) == 1
     assert len(texts.pop()) < 200
+
+
+def test_a_guest_of_ones_own_is_looked_at_and_not_changed(tmp_path):
+    machine = Machine(guest_memory="32M", host_memory="128M")
+    process = machine.guest.spawn("<b>mine")
+    machine.guest.switch(process)
+    process.mmap(0x4000_0000, "8M", page="2M")
+    lab = labs.hugepages(machine)
+    lab.predict.value = False
+    assert "your own guest" in lab.player.scene["steps"][0]["sentence"]
+    machine.guest.store(0x4000_0000, 1)
+    before = machine.ram.image()
+    sent = heard(lab)
+    lab.again.click()
+    assert len(sent) <= MOST
+    assert lab.moment.used[0] == 512
+    assert "guest 2M" in lab.desk.value
+    lab.do("fill")
+    assert "your own" in lab.notice.value
+    lab.language.value = "zh"
+    assert "上次查看" in lab.player.scene["steps"][0]["sentence"]
+    space = {"domain": machine}
+    exec(lab.code, space)  # noqa: S102
+    assert space["look"].moments[-1].used == lab.moment.used
+    lab.export(tmp_path / "own.html")
+    assert machine.ram.image() == before
+    usual = labs.hugepages()
+    usual.look_again()
+    assert "of its own making" in usual.notice.value
+    with pytest.raises(BadChoice, match="connect"):
+        labs.hugepages("mine")
 
 
 class RandomLearner(RuleBasedStateMachine):
