@@ -9,7 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from kvmlab.base.errors import KvmlabError
-from kvmlab.figures import balloon, crossing, hugepages_words, modes, overcommit, plots
+from kvmlab.figures import (
+    balloon,
+    crossing,
+    hugepages_words,
+    modes,
+    overcommit,
+    overcommit_host,
+    plots,
+)
 from kvmlab.figures.balloon_diagnosis import diagnoses, summary
 from kvmlab.figures.builder import (
     builder_scene,
@@ -42,6 +50,7 @@ from kvmlab.study.hugepages_look import PagesLook
 from kvmlab.study.inflation import Inflation
 from kvmlab.study.inflation_look import Look
 from kvmlab.study.overcommit import HOURS, Day
+from kvmlab.study.overcommit_host import Seen
 from kvmlab.study.spaces import Spaces
 from kvmlab.study.traps import Trap
 from kvmlab.study.tree import Entry, guest_tables, guest_tree
@@ -232,6 +241,13 @@ def overcommit_lecture(day: Day) -> Lecture:
     parts += tables(overcommit.vm_table(ticks[-1]))
     scene = overcommit.day_scene(day.setting, day.placed, ticks)
     return single("overcommit", scene, facts, parts)
+
+
+def host_lecture(seen: Sequence[Seen]) -> Lecture:
+    """A host of one's own, look by look."""
+    told = overcommit_host
+    parts = [lines_part(told.host_curves(seen)), *tables(told.guests_table(seen[-1]))]
+    return single("overcommit", told.host_scene(seen), [told.look_sentence(seen[-1])], parts)
 
 
 def hugepages_lecture(did: HugePages | PagesLook) -> Lecture:

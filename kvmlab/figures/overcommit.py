@@ -12,7 +12,17 @@ from kvmlab.figures.modes import Party, number
 from kvmlab.figures.overcommit_asks import hour_ask, nova_ask
 from kvmlab.figures.scene import Role, Scene, SceneStep, Table
 from kvmlab.figures.svg import drawing, element, group, text
-from kvmlab.study.overcommit import HOST_MIB, HOST_OWN, PAGE_MIB, SATA_MIB, Placed, Setting, Tick
+from kvmlab.study.overcommit import (
+    HOST_MIB,
+    HOST_OWN,
+    PAGE_MIB,
+    SATA_MIB,
+    Placed,
+    Sample,
+    Setting,
+    Tick,
+)
+from kvmlab.study.overcommit_host import Guest, Seen
 from kvmlab.text import count, say
 
 COLUMNS = ("hour", "used", "rss", "free", "swapped", "balloons", "in", "out", "guest", "killed")
@@ -71,7 +81,7 @@ def day_scene(setting: Setting, placed: Placed, ticks: Sequence[Tick]) -> Scene:
     steps = [_step(setting, placed, ticks, at) for at in range(len(ticks))]
     columns = [say(f"overcommit.column.{name}") for name in COLUMNS]
     title = say("overcommit.title")
-    return Scene(title, _draw(names), say("overcommit.caption"), columns, steps)
+    return Scene(title, draw_vms(names, title), say("overcommit.caption"), columns, steps)
 
 
 def _step(setting: Setting, placed: Placed, ticks: Sequence[Tick], at: int) -> SceneStep:
@@ -82,7 +92,8 @@ def _step(setting: Setting, placed: Placed, ticks: Sequence[Tick], at: int) -> S
     ask = nova_ask(setting, placed) if not at else None
     if tick.hour == ASKED:
         ask = hour_ask(tick)
-    lit = _lit(tick, before)
+    lit = lit_vms(tick, before)
+    lit |= {f"vm.{n}": "fault" for n, one in enumerate(tick.vms) if one.name in tick.killed}
     if not at:
         lit |= {f"vm.{n}": "fault" for n in range(len(placed.names), setting.wanted)}
     sentence = step_sentence(setting, placed, tick)
@@ -123,40 +134,33 @@ def placed_sentence(setting: Setting, placed: Placed) -> str:
     return f"{line} {placed.refusal}".strip()
 
 
-def states(tick: Tick, vm: int, pages: int) -> str:
+def states(one: "Sample | Guest") -> str:
     """The cells of one VM: R resident, S in the host's swap, B balloon, a point for the rest."""
-    one = tick.vms[vm]
     if not one.alive:
         return "×" * CELLS
     bounds = [one.rss, one.rss + one.host_swap, one.rss + one.host_swap + one.balloon]
-    middles = [(2 * cell + 1) * pages / (2 * CELLS) for cell in range(CELLS)]
+    middles = [(2 * cell + 1) * one.pages / (2 * CELLS) for cell in range(CELLS)]
     return "".join("RSB·"[sum(at >= bound for bound in bounds)] for at in middles)
 
 
-def _lit(tick: Tick, before: Tick) -> dict[str, Role]:
+def lit_vms(tick: "Tick | Seen", before: "Tick | Seen") -> dict[str, Role]:
+    """The cells of all VMs by their state, and the numbers that changed."""
     roles: dict[str, Role] = {"R": "used", "S": "fault", "B": "now"}
     lit: dict[str, Role] = {}
-    pages = _pages(tick)
-    for vm in range(len(tick.vms)):
-        marks = states(tick, vm, pages)
+    vms: Sequence[Sample | Guest] = tick.vms
+    for vm, one in enumerate(vms):
+        marks = states(one)
         lit |= {f"c.{vm}.{n}": roles[mark] for n, mark in enumerate(marks) if mark in roles}
-        if tick.vms[vm].name in tick.killed:
-            lit[f"vm.{vm}"] = "fault"
     for name, _ in BOXES:
         if getattr(tick, name) != getattr(before, name):
             lit[f"n.{name}"] = "used"
     return lit
 
 
-def _pages(tick: Tick) -> int:
-    """How many pages a VM of this day has."""
-    return max((one.pages for one in tick.vms), default=1)
-
-
 def _texts(setting: Setting, tick: Tick) -> dict[str, str]:
     texts = {f"n.{name}": mib(getattr(tick, name)) for name, _ in BOXES}
     for vm, one in enumerate(tick.vms):
-        marks = states(tick, vm, _pages(tick))
+        marks = states(one)
         texts |= {f"c.{vm}.{n}": mark for n, mark in enumerate(marks) if mark != "·"}
         load = say(f"overcommit.profile.{one.profile}")
         values = {"used": mib(one.used), "rss": mib(one.rss), "load": load}
@@ -167,7 +171,8 @@ def _texts(setting: Setting, tick: Tick) -> dict[str, str]:
     return texts
 
 
-def _draw(names: Sequence[str]) -> str:
+def draw_vms(names: Sequence[str], title: str) -> str:
+    """A row for each VM, below the numbers of the host."""
     rows = [_row(at, name) for at, name in enumerate(names)]
     boxes = [_box(at, name, party) for at, (name, party) in enumerate(BOXES)]
     heads = [
@@ -175,7 +180,7 @@ def _draw(names: Sequence[str]) -> str:
         text(say("overcommit.head.cells"), LEFT, TOP - 10, class_="kvm-minor"),
         text(say("overcommit.head.now"), RIGHT, TOP - 10, class_="kvm-minor"),
     ]
-    return drawing(WIDTH, TOP + ROW * len(names), say("overcommit.title"), *boxes, *heads, *rows)
+    return drawing(WIDTH, TOP + ROW * len(names), title, *boxes, *heads, *rows)
 
 
 def _box(at: int, name: str, party: str) -> str:

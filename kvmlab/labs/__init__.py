@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from kvmlab.labs.hugepages_lab import HugePagesLab
     from kvmlab.labs.lab import Lab
     from kvmlab.labs.modes_lab import ModesLab
+    from kvmlab.labs.overcommit_host_lab import HostLab
     from kvmlab.labs.overcommit_lab import OvercommitLab
     from kvmlab.labs.progress_lab import ProgressPanel
     from kvmlab.labs.spaces_lab import SpacesLab
     from kvmlab.labs.tables_lab import TablesLab
     from kvmlab.labs.walk_lab import WalkLab
     from kvmlab.machine import Machine
+    from kvmlab.management.connection import virConnect
     from kvmlab.management.domain import virDomain
 
 __all__ = [
@@ -100,12 +102,22 @@ def balloon(
     return BalloonLab(own, share, **chosen)
 
 
-def overcommit(share: str = "", manager: Any = "none", **chosen: Any) -> "OvercommitLab":  # noqa: ANN401  as its plan takes
+def overcommit(
+    own: "virConnect | None" = None,
+    share: str = "",
+    manager: Any = "none",  # noqa: ANN401  a name or a function
+    **chosen: Any,  # noqa: ANN401  as its plan takes
+) -> "OvercommitLab | HostLab":
     """A day of many VMs on one host: what nova's ratio promises, and what that costs.
 
     ``manager`` is a name, or a balloon manager of your own: a function of a `HostSample` and
-    `GuestSample`s.
+    `GuestSample`s.  With a connection to a simulated host of your ``own``, its VMs are looked at
+    as they are.
     """
+    if own is not None:
+        from kvmlab.labs.overcommit_host_lab import HostLab
+
+        return HostLab(own, share, **chosen)
     from kvmlab.labs.overcommit_lab import OvercommitLab
 
     return OvercommitLab(share, manager, **chosen)

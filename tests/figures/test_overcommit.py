@@ -56,8 +56,8 @@ def test_cells_are_in_proportion_and_every_key_is_drawn(chosen):
     for step in drawing.steps:
         assert set(step.lit) | set(step.texts) <= keys
     for tick in made.ticks:
-        for at, one in enumerate(tick.vms):
-            marks = states(tick, at, one.pages)
+        for one in tick.vms:
+            marks = states(one)
             assert len(marks) == CELLS
             if one.alive:
                 assert abs(marks.count("R") - CELLS * one.rss / one.pages) <= 1
