@@ -23,11 +23,16 @@ look = HostLook(connection)  # your own
 look.again()  # look.seen: how it was, and how it is"""
 
 
+def _plan() -> dict[str, object]:
+    """Nothing is chosen and nothing done: a look has no more of a plan."""
+    return {"did": [], "language": "en"}
+
+
 class HostLab(SteppedLab):
     """The VMs of a ``connection``: each look is a step.  Scripts read ``host`` and ``seen``."""
 
     NAME = "overcommit"
-    BEGINNING = MappingProxyType({"did": [], "language": "en"})
+    BEGINNING = MappingProxyType(_plan())
 
     def __init__(self, connection: virConnect, share: str = "", **chosen: object) -> None:
         """Look once.  Raises `BadChoice` for a host that cannot be looked at."""
