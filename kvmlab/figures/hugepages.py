@@ -96,7 +96,7 @@ def result_sentence(before: Moment, now: Moment, deed: Sequence[object]) -> str:
 
 def _latencies(found: Sequence[int]) -> dict[str, str]:
     """The percentiles by the names that the sentence has for them."""
-    names = ("p50", "p99", "p999")
+    names = ("p50", "p90", "p99")
     return dict(zip(names, map(number, found), strict=True)) if found else dict.fromkeys(names, "")
 
 

@@ -20,7 +20,7 @@ PARTS = (
     *(("data", "quiet"), ("guest", "guest"), ("ept", "host"), ("cached", "silicon")),
     ("exits", "shadow"),
 )
-LATENCIES: Sequence[tuple[str, Party]] = (("p50", "quiet"), ("p99", "guest"), ("p999", "host"))
+LATENCIES: Sequence[tuple[str, Party]] = (("p50", "quiet"), ("p90", "guest"), ("p99", "host"))
 
 
 def summary(moment: Moment, *, looked: bool = True) -> str:
@@ -112,7 +112,7 @@ def served_chart(usual: Sequence[Served], mine: Served) -> Chart:
 
 
 def latency_chart(usual: Sequence[Served], mine: Served) -> Chart:
-    """Cycles of one access: a bar ends at p99.9, its pieces end at p50 and p99."""
+    """Cycles of one request: a bar ends at p99, its pieces end at p50 and p90."""
     ends = [(0, *one.latencies) for one in (*usual, mine)]
     series = [
         Series(say(f"huge.latency.{name}"), party, [end[at + 1] - end[at] for end in ends])
@@ -127,8 +127,8 @@ def latency_table(chart: Chart, rows: Sequence[Served]) -> Table:
     lines = [
         [name, *map(number, row.latencies)] for name, row in zip(chart.bars, rows, strict=True)
     ]
-    columns = [say("huge.chart.pages"), "p50", "p99", "p99.9"]
-    return Table(say("huge.latency.caption", accesses=number(TIMED)), columns, lines)
+    columns = [say("huge.chart.pages"), "p50", "p90", "p99"]
+    return Table(say("huge.latency.caption", requests=number(TIMED)), columns, lines)
 
 
 def served_table(chart: Chart, rows: Sequence[Served]) -> Table:

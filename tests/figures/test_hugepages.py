@@ -156,7 +156,10 @@ def test_tables_hold_the_numbers_of_the_engine():
     assert chart.totals == [one.cycles for one in rows]
     assert served_table(chart, rows).rows[-1][-3] == str(now.served.cycles)
     assert latency_chart(rows[:-1], rows[-1]).totals == [one.latencies[-1] for one in rows]
-    assert latency_table(chart, rows).rows[0] == [chart.bars[0], *map(str, rows[0].latencies)]
+    assert latency_table(chart, rows).rows[0] == [
+        chart.bars[0],
+        *(f"{one:,}" for one in rows[0].latencies),
+    ]
 
 
 def test_reach_is_entries_times_page():
