@@ -10,8 +10,10 @@ import pytest
 from kvmlab.base.errors import BadAddress, BadSize, OutOfMemory
 from kvmlab.base.tap import silent
 from kvmlab.guest import ahead
+from kvmlab.guest.reclaim import Reclaimer
 from kvmlab.hardware.tlb import SKYLAKE, TINY, UNIFIED
 from kvmlab.linux.lru import Lru
+from kvmlab.linux.records import VmEvent
 from kvmlab.machine import Machine
 
 MIB, GIB, AREA = 1 << 20, 1 << 30, 0x1000_0000
@@ -47,15 +49,20 @@ def state(made):
     found["cached"] = [cached(cpu) for cpu in made.cpus]
     found["tables"] = made.guest.table_frames, made.table_bytes()
     if made.host:
-        frames, lists = made.host.memory.frames, made.host.memory.lists
-        used = np.flatnonzero(frames.role)
-        columns = ("role", "order", "lru", "referenced", "dirty", "mapping", "index")
-        found["host"] = buddy(made.host.buddy), made.qemu.process.rss, lists.size, used.tolist()
-        found["frames"] = {one: getattr(frames, one)[used].tolist() for one in columns}
-        order = np.unique(frames.stamp[used], return_inverse=True)[1]  # lists may count anew
-        found["frames"]["stamp"] = order.tolist()
-        found["lists"] = [lists.pages(one).tolist() for one in Lru]
+        found["host"] = buddy(made.host.buddy), made.qemu.process.rss
+        found["host pages"] = pages(made.host.memory)
     return found
+
+
+def pages(memory):
+    """Every page in use, and the lists of them."""
+    frames, lists = memory.frames, memory.lists
+    used = np.flatnonzero(frames.role)
+    columns = ("role", "order", "lru", "referenced", "dirty", "mapping", "index")
+    found = {one: getattr(frames, one)[used].tolist() for one in columns}
+    order = np.unique(frames.stamp[used], return_inverse=True)[1]  # lists may count anew
+    found["lists"] = [lists.pages(one).tolist() for one in Lru]
+    return found | {"used": used.tolist(), "stamp": order.tolist(), "size": list(lists.size)}
 
 
 def cached(cpu):
@@ -78,6 +85,31 @@ def populate_guest(made):
     process.mmap(AREA, 0x5000, populate=True)
     for page in (0, 300, 700):
         made.guest.store(AREA + 0x7000 + page * 4096, page)
+
+
+@pytest.mark.parametrize("huge", ["never", "always"])
+@pytest.mark.parametrize("free", ["plenty", "not enough"])
+def test_a_guest_that_reclaims_fills_its_tables_so_too(free, huge):
+    """Its statistics, when kswapd is woken, and which page goes first, are those of faults."""
+
+    def populate(made):
+        heard = []
+        memory = (guest := Reclaimer(made.guest, swap="8M", tap=heard.append)).memory
+        guest.huge.enabled = huge
+        spare = memory.buddy.free_frames - memory.zone.marks.low
+        first = spare - 900 if free == "plenty" else spare - 300
+        made.guest.switch(process := made.guest.spawn("demo"))
+        process.mmap(AREA, first << 12, populate=True)
+        process.mmap(AREA + GIB + 0x5000, 700 << 12, populate=True)
+        made.guest.store(AREA + GIB + 0x5000, 7)
+        told = [one for one in heard if not isinstance(one, VmEvent)]
+        found.append((guest.statistics(), guest.stat.fields(), pages(memory), told))
+
+    found = []
+    page_by_page, quiet = both(populate, mmu="ept")
+    assert found[0] == found[1]
+    assert bool(found[0][-1]) is (free != "plenty")
+    assert page_by_page == quiet
 
 
 @pytest.fixture

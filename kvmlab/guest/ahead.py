@@ -1,7 +1,7 @@
 """Entries for pages that a mapping is given before it is touched (MAP_POPULATE), many at a time.
 
 All is as faults one by one would leave it: frames, tables, and what the CPU has cached.  It is for
-when nobody listens and nobody reclaims; a store that a hypervisor traps is made by itself.
+when nobody listens; a store that a hypervisor traps is made by itself.
 """
 
 import numpy as np
@@ -23,15 +23,15 @@ class Ahead:
     def __init__(self, smp: Smp, tables: PageTables, frames: Frames) -> None:
         self._smp, self._tables, self._frames = smp, tables, frames
 
-    def fill_rest(self, slot: int, pages: int, flags: int) -> int:
-        """Map ``pages`` more after the one at ``slot``, in its table; how many bytes.
+    def fill_rest(self, slot: int, pages: int, flags: int) -> Ints:
+        """Map ``pages`` more after the one at ``slot``, in its table; their frames.
 
-        That is less if the table ends, or frames run out.
+        They are fewer if the table ends, or frames run out.
         """
         room = self._tables.entries(1) - 1 - self._tables.index(slot)
         frames = self._frames.take_run(min(room, pages))
         self._tables.fill(slot + self._tables.format.entry_bytes, frames, flags)
-        return len(frames) << PAGE_SHIFT
+        return frames
 
     def fill_tables(self, root: int, gva: int, end: int, flags: int) -> int:
         """Map whole tables that are not there yet, from ``gva`` to ``end``; how many bytes.

@@ -27,6 +27,9 @@ class Manager(Protocol):
     def take(self, count: int) -> Pages:
         """Up to ``count`` frames for a balloon."""
 
+    def take_run(self, count: int) -> Pages:
+        """As many of ``count`` frames for pages as are free without waking anybody."""
+
     def take_block(self, order: int) -> int:
         """A block for a driver, for which nothing is reclaimed; raises `OutOfMemory`."""
 
@@ -88,8 +91,9 @@ class Frames:
         return gpas
 
     def take_run(self, count: int) -> Pages:
-        """As many as there are of ``count`` pages, as `alloc` gives them where nobody manages."""
-        return self.buddy.alloc_frames(count) << PAGE_SHIFT
+        """As many of ``count`` pages as `alloc` gives without waking anybody for them."""
+        take = self.manager.take_run if self.manager else self.buddy.alloc_frames
+        return take(count) << PAGE_SHIFT
 
     def take_tables(self, count: int, pages: int) -> Pages:
         """A row for each of so many new tables that map so many pages, in the order of faults.

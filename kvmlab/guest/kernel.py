@@ -134,10 +134,9 @@ class Kernel:
 
     def _top_entries(self, root: int) -> list[tuple[int, int]]:
         """The entries of the kernel's half of a root, which every process shares."""
-        fmt = self.tables.format
-        offsets = range(0, self.tables.entries(fmt.levels) * fmt.entry_bytes, fmt.entry_bytes)
-        found = [(offset, self.tables.read(root + offset)) for offset in offsets]
-        return [(offset, entry) for offset, entry in found if entry & PRESENT]
+        size = self.tables.format.entry_bytes
+        found = self.tables.read_all(root, self.tables.format.levels)
+        return [(at * size, entry) for at, entry in enumerate(found) if entry & PRESENT]
 
     def _virtual(self, gpa: int) -> int:
         return self._virtual_base + gpa

@@ -157,8 +157,13 @@ class Memory:
             slot = self.demand(process, vma, gva, write=vma.write)
             shift = HUGE_SHIFT if self.huge and self.huge.has(slot) else vma.shift
             gva = (gva & -1 << shift) + (1 << shift)
-            if vma.shift == PAGE_SHIFT and self._tap is silent and not self.pager:
-                gva += self._ahead.fill_rest(slot, vma.end - gva >> PAGE_SHIFT, flags)
+            if shift != PAGE_SHIFT or self._tap is not silent:
+                continue
+            frames = self._ahead.fill_rest(slot, vma.end - gva >> PAGE_SHIFT, flags)
+            if self.pager:
+                self.pager.populated(process, gva, frames)
+            gva += len(frames) << PAGE_SHIFT
+            if not self.pager:
                 gva += self._ahead.fill_tables(process.root, gva, vma.end, flags)
 
     def _mapped_anew(self, process: Process, vma: Vma, gva: int, frame: int, shift: int) -> None:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from kvmlab.guest.process import Process
+from kvmlab.linux.frames import Pages
 
 
 class Pager(Protocol):
@@ -13,6 +14,9 @@ class Pager(Protocol):
 
     def mapped(self, process: Process, gva: int, frame: int, order: int) -> None:
         """A page of 2**order frames is mapped."""
+
+    def populated(self, process: Process, gva: int, frames: Pages) -> None:
+        """Neighbouring pages of a new mapping were filled and mapped, as if one by one."""
 
     def copied(self, parent: Process, child: Process) -> None:
         """A child has what its parent has, wherever it is."""

@@ -123,9 +123,7 @@ class Reclaimer:
 
     def take(self, count: int) -> Pages:
         """Frames for a balloon: above the low mark at once, then each by one light attempt."""
-        spare = max(0, self.memory.buddy.free_frames - self.memory.zone.marks.low)
-        taken = self.memory.buddy.alloc_frames(min(count, spare))
-        self.memory.frames.take_pages(taken, Role.BALLOON)
+        taken = self._spare(Role.BALLOON, count)
         more: list[int] = []
         try:
             while len(taken) + len(more) < count:
@@ -133,6 +131,14 @@ class Reclaimer:
         except OutOfMemory:
             pass  # the driver is out of puff
         return np.append(taken, np.array(more, np.int64))
+
+    def take_run(self, count: int) -> Pages:
+        """Frames for pages that are mapped at once: those above the low mark."""
+        return self._spare(Role.ANON, count)
+
+    def _spare(self, role: Role, count: int) -> Pages:
+        spare = max(0, self.memory.buddy.free_frames - self.memory.zone.marks.low)
+        return self.memory.alloc_pages(role, min(count, spare))
 
     def take_block(self, order: int) -> int:
         """A block for a driver, if one is free; raises `OutOfMemory`."""
@@ -166,6 +172,14 @@ class Reclaimer:
             self.doomed = 0
             self._kernel.exit(process)
             raise ProcessKilled(f"{process.name} was killed by the guest's OOM killer")
+
+    def populated(self, process: Process, gva: int, frames: Pages) -> None:
+        """Neighbouring pages of a new mapping are mapped from ``gva`` on, each by its fault."""
+        if len(frames):
+            pfns = frames >> PAGE_SHIFT
+            self.memory.tell(VmEvent("pgfault", len(pfns)))
+            self.memory.own(pfns, self._space(process).number, gva >> PAGE_SHIFT)
+            self.memory.lists.add(pfns, Lru.INACTIVE_ANON)
 
     def swapped_out(self, process: Process, gva: int, slot: int) -> None:
         """A page of ``process`` is in swap from now on."""

@@ -126,9 +126,10 @@ class PageTables:
         wide = self.format.entry_bytes == _WIDE
         self._smp.cpu.store_each(here, entries if wide else entries.astype(np.uint32))
 
-    def read_all(self, table: int) -> list[int]:
-        """Every entry of a table, by one load of all of it."""
-        data = self._smp.cpu.load(self.virtual(table), PAGE_SIZE).to_bytes(PAGE_SIZE, "little")
+    def read_all(self, table: int, level: int = 1) -> list[int]:
+        """Every entry of a table of ``level``, by one load of all of it."""
+        size = self.entries(level) * self.format.entry_bytes
+        data = self._smp.cpu.load(self.virtual(table), size).to_bytes(size, "little")
         wide = self.format.entry_bytes == _WIDE
         entries: list[int] = np.frombuffer(data, np.uint64 if wide else np.uint32).tolist()
         return entries

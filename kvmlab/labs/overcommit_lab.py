@@ -35,7 +35,7 @@ from kvmlab.study.overcommit import (
 )
 from kvmlab.text import count, say, speaking
 
-AT_ONCE = 0.05  # seconds of a day's work before the first hours of it are shown
+AT_ONCE = 0.02  # seconds of a day's work before the first hours of it are shown
 SLICE = 0.1
 CHARTS = ("memory", "traffic")
 WIDE = MappingProxyType({"description_width": "initial"})

@@ -26,11 +26,11 @@ class PageCache:
 
     def read(self, file: int, page: int) -> bytes:
         """A page of a file, from memory if it is there."""
-        return self._memory.contents.read(self._page(file, page))
+        return self._memory.contents.read(self.page(file, page))
 
     def write(self, file: int, page: int, data: bytes) -> None:
         """Write a whole page of a file; the disk has it when it is written back."""
-        pfn = self._page(file, page)
+        pfn = self.page(file, page)
         self._memory.contents.write(pfn, data)
         self._memory.frames.put("dirty", pfn, value=True)
 
@@ -45,7 +45,11 @@ class PageCache:
         """Whether a page of a file is in memory."""
         return file << _FILE_SHIFT | page in self._cached
 
-    def _page(self, file: int, page: int) -> int:
+    def page(self, file: int, page: int) -> int:
+        """The frame with a page of a file, which is used by that, though nobody copies it.
+
+        It is read from the disk if it was not in memory (filemap_get_pages()).
+        """
         key = file << _FILE_SHIFT | page
         pfn = self._cached.get(key)
         if pfn is None:

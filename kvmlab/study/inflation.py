@@ -69,7 +69,10 @@ class Inflation(Watch):
     def _load(self) -> None:
         if self.beginning.process:
             self._map(self.beginning.process)
-        self._read(self.beginning.cache)
+        for _ in range(self.beginning.cache * MIB // PAGE_SIZE):
+            self.guest.cache.page(1, self._file_pages)
+            self._file_pages += 1
+        self._touch(Role.FILE)
 
     # -- deeds ------------------------------------------------------------------------------
 
@@ -154,14 +157,14 @@ class Inflation(Watch):
         start = max((vma.end for vma in self.process.vmas), default=AREA)
         self._taken.append(start)
         self.process.mmap(start, mib * MIB, populate=True)
-        self._touch()
+        self._touch(Role.ANON)
 
-    def _touch(self) -> None:
-        """The process writes to what it has: the EPT violations of that, taken in one go.
+    def _touch(self, role: Role) -> None:
+        """The guest uses such pages that it has: the EPT violations of that, taken in one go.
 
         KVM_PRE_FAULT_MEMORY leaves the same EPT and the same host frames as page after page.
         """
-        pages = self.guest.memory.frames.with_role(Role.ANON)
+        pages = self.guest.memory.frames.with_role(role)
         holes = pages[~mapped_pages(self.machine, RAM)[pages]]
         for first, count in runs(holes):
             ept_of(self.machine).pre_fault(first << PAGE_SHIFT, count << PAGE_SHIFT)
