@@ -35,6 +35,8 @@ class Faults:
             )
         gva = fault.gva & ~((1 << vma.shift) - 1)
         write = bool(fault.error_code & PF_WRITE)
+        if self._memory.pager:
+            self._memory.pager.faulted()
         if not fault.error_code & PF_PRESENT:
             self._memory.demand(process, vma, gva, write=write)
         elif not (write and self._memory.write_protected(process, vma, gva)):

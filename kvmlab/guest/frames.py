@@ -6,6 +6,8 @@ Linux, mm/page_alloc.c and the reference count of struct page.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE, parse_size
 from kvmlab.base.errors import BadChoice, BadSize, OutOfMemory
 from kvmlab.linux.buddy import Buddy
@@ -134,6 +136,14 @@ class Frames:
             pieces.share(gpa >> PAGE_SHIFT, order)
         else:
             self._more_users[gpa] = self._more_users.get(gpa, 0) + 1
+
+    def mapcount(self, gpa: int) -> int:
+        """How many users a small page has beyond the first: of page cache, its mappings."""
+        return self._more_users.get(gpa, 0)
+
+    def pages_with_more(self) -> Pages:
+        """Every page that has more than one user."""
+        return np.array(list(self._more_users), np.int64) >> PAGE_SHIFT
 
     def shared(self, gpa: int, order: int = 0) -> bool:
         """Whether more than one mapping has the page, or any part of it."""

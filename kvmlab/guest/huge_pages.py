@@ -36,7 +36,7 @@ class HugeEntries:
 
     def wanted(self, vma: Vma, gva: int) -> bool:
         """Whether the 2 MiB around ``gva`` may be one page."""
-        return huge_fits(vma, gva) and self._memory.huge.wanted(vma)
+        return vma.file is None and huge_fits(vma, gva) and self._memory.huge.wanted(vma)
 
     def find(self, process: Process, vma: Vma, gva: int) -> int | None:
         """A page for the 2 MiB around ``gva``, its GPA; None if small pages must do.

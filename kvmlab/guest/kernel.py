@@ -195,6 +195,11 @@ class Kernel:
             )
         return page_size.bit_length() - 1
 
+    @property
+    def has_files(self) -> bool:
+        """Whether there is a page cache, of which processes may map files."""
+        return self.memory.files is not None
+
     def spawn(self, name: str) -> Process:
         """A new process: a root of its own, with the kernel's half shared."""
         with self.contexts.entered():

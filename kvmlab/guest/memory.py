@@ -11,6 +11,7 @@ from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.errors import OutOfMemory
 from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.ahead import Ahead
+from kvmlab.guest.file_faults import FileFaults
 from kvmlab.guest.frames import Frames
 from kvmlab.guest.huge_pages import HugeEntries
 from kvmlab.guest.pager import Pager
@@ -22,6 +23,7 @@ from kvmlab.guest.smp import Smp
 from kvmlab.guest.tables import ACCESSED, DIRTY, NX, USER, WRITABLE, PageTables
 from kvmlab.linux.huge_pages import HUGE_SHIFT, HUGE_SIZE, huge_blocks
 from kvmlab.linux.memory import Memory as Managed
+from kvmlab.linux.page_cache import PageCache
 
 
 class Memory:
@@ -41,13 +43,16 @@ class Memory:
         self._ahead = Ahead(smp, tables, frames)
         self.pager: Pager | None = None  # who swaps pages out, if anybody does
         self.huge: HugeEntries | None = None  # THP, where memory is managed at all
+        self.files: FileFaults | None = None  # and files, which may be mapped then
 
-    def manage(self, memory: Managed, pager: Pager) -> None:
-        """From now on ``memory`` is what reclaims, on behalf of ``pager``; huge pages may come.
+    def manage(self, memory: Managed, pager: Pager, cache: PageCache) -> None:
+        """From now on ``memory`` is what reclaims, on behalf of ``pager``; files may be mapped.
 
-        Not with 32-bit paging, whose large pages are of 4 MiB.
+        Huge pages may come, but not with 32-bit paging, whose large pages are of 4 MiB.
         """
         self.pager, self._frames.huge = pager, memory.huge
+        places = self._tables, self._frames, self._shootdown
+        self.files = FileFaults(self, *places, pager, cache, self._tap)
         if HUGE_SHIFT in self._tables.format.page_shifts:
             parts = self._tables, self._frames, self._shootdown, memory, self._tap
             self.huge = HugeEntries(*parts)
@@ -87,7 +92,8 @@ class Memory:
         pages = 0
         for vma in parent.vmas:
             child.vmas.append(vma)
-            pages += self._copy_entries(parent, child, vma)
+            if not self.files or self.files.to_copy(vma, self._mapped(parent.root, vma)):
+                pages += self._copy_entries(parent, child, vma)
         if self.pager:
             self.pager.copied(parent, child)
         self._shootdown.flush(parent)
@@ -120,11 +126,13 @@ class Memory:
     # -- page faults --------------------------------------------------------------------
 
     def demand(self, process: Process, vma: Vma, gva: int, *, write: bool) -> int:
-        """Map a fresh zeroed page at ``gva``, as Linux does for anonymous memory; its slot.
+        """Map a page of a file, or a fresh zeroed one as for anonymous memory; its slot.
 
         A page first touched by a write is born dirty.  (Linux maps its one zero page for a
         first touch that reads; here it gets a page of its own.)
         """
+        if self.files and (file := self.files.asked(process, vma, gva)):
+            return self.files.fault(process, vma, file, gva, write=write)
         if self.huge and (page := self.huge.find(process, vma, gva)) is not None:
             return self.install(process, vma, gva, page, HUGE_SHIFT, write=write)
         if vma.shift > PAGE_SHIFT:
@@ -139,21 +147,23 @@ class Memory:
         gva &= -1 << shift
         if self.pager:
             self.pager.fill(process, gva, frame)
-        flags = self._flags(vma) | (DIRTY if write else 0)
+        flags = self.flags(vma) | (DIRTY if write else 0)
         slot = self._tables.map(process.root, gva, frame, shift, flags)
         self._tap(DemandFault(process.name, gva, frame, shift))
         self._mapped_anew(process, vma, gva, frame, shift)
         return slot
 
-    def _flags(self, vma: Vma) -> int:
+    def flags(self, vma: Vma) -> int:
         """What an entry says of a page that was just used: vm_page_prot, young."""
         flags = USER | ACCESSED | (WRITABLE if vma.write else 0)
         return flags | (0 if vma.execute or self._tables.format.entry_bytes == 4 else NX)
 
     def populate(self, process: Process, vma: Vma) -> None:
         """Give every page of a new mapping as `demand` does; unless told, table by table."""
-        gva, flags = vma.start, self._flags(vma) | (DIRTY if vma.write else 0)
+        gva, flags = vma.start, self.flags(vma) | (DIRTY if vma.write else 0)
         while gva < vma.end:
+            if self.pager:
+                self.pager.faulted()
             slot = self.demand(process, vma, gva, write=vma.write)
             shift = HUGE_SHIFT if self.huge and self.huge.has(slot) else vma.shift
             gva = (gva & -1 << shift) + (1 << shift)
@@ -174,7 +184,7 @@ class Memory:
         self, process: Process, vma: Vma, gva: int, page: int, *, filled: int
     ) -> None:
         """Map a huge page where small ones were; ``filled`` of its pages were not there."""
-        flags = self._flags(vma) | DIRTY  # mk_huge_pmd(), maybe_pmd_mkwrite(pmd_mkdirty())
+        flags = self.flags(vma) | DIRTY  # mk_huge_pmd(), maybe_pmd_mkwrite(pmd_mkdirty())
         self._tables.map(process.root, gva, page, HUGE_SHIFT, flags)
         self._tap(PagesCollapsed(process.name, gva, page, filled))
         self._mapped_anew(process, vma, gva, page, HUGE_SHIFT)
@@ -204,6 +214,8 @@ class Memory:
         if found is None or entry & WRITABLE:
             return False
         slot, level = found
+        if self.files and self.files.written(process, vma, gva, slot, entry):
+            return True
         old, shift = self._tables.frame_of(entry, level), self._tables.shift_of(level)
         entry |= WRITABLE | ACCESSED | DIRTY
         if not self._frames.shared(old, shift - PAGE_SHIFT):  # wp_page_reuse
@@ -239,7 +251,7 @@ class Memory:
             self._free_tables(process, vma)
 
     def discard(self, process: Process, vma: Vma, start: int, end: int) -> None:
-        """The same for some of a mapping, which stays: the next touch finds zeroes."""
+        """The same for some of a mapping, which stays: the next touch finds zeroes, or the file."""
         part = replace(vma, start=start, end=end)
         self.split_at(process, start, end)
         self._forget(process.root, part)
@@ -270,7 +282,8 @@ class Memory:
     def protect(self, process: Process, vma: Vma) -> None:
         """Give every entry of a mapping the rights that the mapping has now.
 
-        A page that is shared stays without W: a write is to copy it (change_pte_range).
+        A page that is shared stays without W: a write is to copy it (change_pte_range), or to
+        make the page of a file dirty.
         """
         changed = []
         for gva, slot, level in self._mapped(process.root, vma):

@@ -9,6 +9,15 @@ from kvmlab.linux.frames import Pages
 class Pager(Protocol):
     """Who takes pages away and brings them back, once it is attached (guest/reclaim.py)."""
 
+    def faulted(self) -> None:
+        """A fault of a process is served, or a page is given to it as if by one."""
+
+    def in_swap(self, process: Process, gva: int) -> bool:
+        """Whether a page of a process's own is in swap."""
+
+    def end_if_doomed(self, process: Process) -> None:
+        """Raise `ProcessKilled` if what was done for a process cost too much."""
+
     def fill(self, process: Process, gva: int, frame: int) -> None:
         """A page is about to be mapped: give it what it held before."""
 

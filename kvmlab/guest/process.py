@@ -4,11 +4,38 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from kvmlab.base.addresses import is_canonical, parse_address, parse_size, size_text
-from kvmlab.base.errors import BadAddress, BadSize, Overlap
+from kvmlab.base.addresses import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    is_canonical,
+    parse_address,
+    parse_size,
+    size_text,
+)
+from kvmlab.base.checks import expect
+from kvmlab.base.errors import BadAddress, BadChoice, BadSize, Overlap
 
 if TYPE_CHECKING:
     from kvmlab.guest.kernel import Kernel
+
+_FILE_PAGES, _FILES = 1 << 32, 1 << 31  # as many as the page cache can tell apart
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Which file a mapping is of, and where its pages are (vm_file, vm_pgoff)."""
+
+    number: int
+    origin: int  # the address at which its page 0 is, or would be
+    shared: bool  # MAP_SHARED; else a page that is written is copied first
+
+    def page_at(self, gva: int) -> int:
+        """The number of the page that is seen at ``gva``."""
+        return gva - self.origin >> PAGE_SHIFT
+
+    def address_of(self, page: int) -> int:
+        """Where a page of the file is, or would be."""
+        return self.origin + (page << PAGE_SHIFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +48,7 @@ class Vma:
     execute: bool
     shift: int
     huge: bool | None = None  # MADV_HUGEPAGE, MADV_NOHUGEPAGE, or no advice
+    file: FileRange | None = None  # None: anonymous memory
 
 
 @dataclass(eq=False, slots=True)
@@ -50,8 +78,53 @@ class Process:
         Raises `BadAddress` for an address that is misaligned or not a user's, `BadSize` for a
         length or page size that cannot be, `Overlap` for ground already taken.
         """
-        start, size, page_size = parse_address(gva), parse_size(length), parse_size(page)
-        shift = self.kernel.page_shift(page_size)
+        shift = self.kernel.page_shift(parse_size(page))
+        start, end = self._free_range(gva, length, shift)
+        vma = self._add(Vma(start, end, write, execute, shift))
+        if populate:
+            self.kernel.populate(self, vma)
+        return vma
+
+    def mmap_file(
+        self,
+        gva: int | str,
+        length: int | str,
+        file: int,
+        *,
+        offset: int | str = 0,
+        write: bool = True,
+        execute: bool = False,
+        private: bool = False,
+    ) -> Vma:
+        """Map a file of the guest's disk, by its number in `Reclaimer.cache`, from ``offset`` on.
+
+        A touch maps the page of the page cache, read from the disk if need be: writes are seen by
+        whoever reads or maps the file (MAP_SHARED).  With ``private`` a page that is written
+        becomes the process's own (MAP_PRIVATE).  A file has no end: what nobody wrote is zero.
+
+        Raises as `mmap` does; `BadChoice` for what is no file, or if no `Reclaimer` is attached.
+        """
+        start, end = self._free_range(gva, length, PAGE_SHIFT)
+        skipped = parse_size(offset) if offset else 0
+        if skipped % PAGE_SIZE or (skipped + end - start) >> PAGE_SHIFT > _FILE_PAGES:
+            raise BadSize(
+                f"offset {skipped:#x} in a file is no multiple of 4K, or the mapping ends beyond "
+                f"page {_FILE_PAGES - 1:#x}"
+            )
+        expect("file", file, int, "the number of a file")
+        if not 0 <= file < _FILES:
+            raise BadChoice(f"file {file:#x} is no number of a file: 0 to {_FILES - 1:#x}")
+        if not self.kernel.has_files:
+            raise BadChoice("this guest has no page cache: attach a Reclaimer to its kernel first")
+        mapped = FileRange(file, start - skipped, not private)
+        return self._add(Vma(start, end, write, execute, PAGE_SHIFT, file=mapped))
+
+    def _free_range(self, gva: int | str, length: int | str, shift: int) -> tuple[int, int]:
+        """Start and end of ground for a new mapping of pages of 2**shift bytes.
+
+        Raises `BadAddress`, `BadSize` and `Overlap`.
+        """
+        start, size, page_size = parse_address(gva), parse_size(length), 1 << shift
         end = start + size
         if start % page_size:
             raise BadAddress(f"mapping at {start:#x} is not aligned to {size_text(page_size)}")
@@ -70,12 +143,12 @@ class Process:
                     f"mapping at {start:#x} to {end - 1:#x} overlaps the one at "
                     f"{other.start:#x} to {other.end - 1:#x}"
                 )
-        vma = Vma(start, end, write, execute, shift)
+        return start, end
+
+    def _add(self, vma: Vma) -> Vma:
         self.vmas.append(vma)
         if self.kernel.current is self:
             self.kernel.syscall()
-        if populate:
-            self.kernel.populate(self, vma)
         return vma
 
     def vma_at(self, gva: int) -> Vma | None:
@@ -101,7 +174,7 @@ class Process:
         self.vmas[self.vmas.index(vma)] = replace(vma, huge=wanted)
 
     def madvise_dontneed(self, gva: int | str, length: int | str) -> None:
-        """Drop pages of one mapping: the next touch finds zeroes."""
+        """Drop pages of one mapping: the next touch finds zeroes, or what the file has."""
         start, end, vma = self._within(gva, length)
         self.kernel.drop_pages(self, vma, start, end)
 

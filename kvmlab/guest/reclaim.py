@@ -1,8 +1,8 @@
 """The guest's memory management: an instance of `linux` over the guest's frames.
 
 Attached to a kernel, it decides who gets frames and who must give them up: watermarks, page
-cache, swap, OOM killer, transparent huge pages, /proc/meminfo.  Pages that fork shares are not
-reclaimed while they are shared; those of mappings made for large pages are not reclaimed at all.
+cache, swap, OOM killer, transparent huge pages, /proc/meminfo.  Anonymous pages that fork shares
+are not reclaimed while they are shared; those of mappings made for large pages never are.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from kvmlab.base.errors import OutOfMemory, ProcessKilled
 from kvmlab.base.tap import Tap, silent
 from kvmlab.guest.address_pages import AddressPages
 from kvmlab.guest.collapse import Collapse
+from kvmlab.guest.file_rmap import FileRmap
 from kvmlab.guest.kernel import Kernel
 from kvmlab.guest.physical import Physical
 from kvmlab.guest.process import Process
@@ -91,7 +92,8 @@ class Reclaimer:
         self._spaces: dict[int, AddressPages] = {}  # root -> its pages
         self.doomed = 0  # the root of the running process, if it is to die
         kernel.frames.manager = self
-        kernel.memory.manage(self.memory, self)
+        self.cache.mappers = FileRmap(kernel)
+        kernel.memory.manage(self.memory, self, self.cache)
 
     def _tell(self, record: object) -> None:
         self.stat(record)
@@ -151,9 +153,16 @@ class Reclaimer:
 
     # -- processes (guest/memory.py) ----------------------------------------------------------
 
+    def faulted(self) -> None:
+        """A fault is served, be it minor or major (handle_mm_fault())."""
+        self.memory.tell(VmEvent("pgfault"))
+
+    def in_swap(self, process: Process, gva: int) -> bool:
+        """Whether the process has a page of its own for ``gva`` in swap."""
+        return gva in self._space(process).swapped
+
     def fill(self, process: Process, gva: int, frame: int) -> None:
         """A page is about to be mapped at ``gva``: if it was in swap, it is read back."""
-        self.memory.tell(VmEvent("pgfault"))
         slot = self._space(process).swapped.pop(gva, 0)
         if slot:
             self.memory.swap_in(slot, frame >> PAGE_SHIFT)
@@ -168,6 +177,10 @@ class Reclaimer:
             self.memory.frames.index[pfn] = gva >> PAGE_SHIFT
         else:
             self.memory.add_page(pfn, space.number, gva >> PAGE_SHIFT, Lru.INACTIVE_ANON)
+        self.end_if_doomed(process)
+
+    def end_if_doomed(self, process: Process) -> None:
+        """End the process that runs if the OOM killer chose it; raises `ProcessKilled` then."""
         if self.doomed == process.root:
             self.doomed = 0
             self._kernel.exit(process)
@@ -234,7 +247,12 @@ class Reclaimer:
         """/proc/meminfo, in KiB."""
         self.memory.zone.managed = self._kernel.frames.managed
         tables = {"PageTables": self._kernel.frames.tables * 4}
-        return meminfo(self.memory) | tables
+        return meminfo(self.memory, mapped=self._mapped_files()) | tables
+
+    def _mapped_files(self) -> int:
+        """Pages of files that at least one process maps (NR_FILE_MAPPED)."""
+        pages = self._kernel.frames.pages_with_more()
+        return int((self.memory.frames.role[pages] == Role.FILE).sum())
 
     def statistics(self) -> list[tuple[int, int]]:
         """What the balloon's statistics queue sends, in Linux's order (update_balloon_stats)."""

@@ -35,6 +35,27 @@ class PageReused:
 
 
 @dataclass(slots=True)
+class FileFault:
+    """The kernel answered a #PF with a page of a mapped file, or is about to copy that."""
+
+    process: str
+    gva: int
+    gpa: int
+    file: int
+    page: int
+    major: bool  # it had to be read from the disk
+
+
+@dataclass(slots=True)
+class FilePageWritten:
+    """The kernel let a process write to a page of a shared file mapping, which is dirty now."""
+
+    process: str
+    gva: int
+    gpa: int
+
+
+@dataclass(slots=True)
 class EntrySplit:
     """The one entry of a huge page became 512 small ones; the page is the same."""
 

@@ -32,6 +32,19 @@ class Mapping(Protocol):
         """Split a huge page that is on no list; returns the pieces that are still mapped."""
 
 
+class Mappers(Protocol):
+    """Who maps pages of files into address spaces (mm/rmap.c, over i_mmap of each file)."""
+
+    def referenced(self, pfn: int, file: int, page: int) -> int:
+        """How many entries that map the page were used; their A is clear then."""
+
+    def unmap(self, pfn: int, file: int, page: int) -> bool:
+        """Take the page out of every table; False if somebody works with it just now."""
+
+    def clean(self, pfn: int, file: int, page: int) -> None:
+        """Take W and D from every entry, so that the next write is noticed (folio_mkclean())."""
+
+
 class Contents(Protocol):
     """The bytes of frames: host RAM, or guest memory through the guest's CPU."""
 

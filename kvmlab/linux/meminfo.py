@@ -35,8 +35,13 @@ def mem_available(memory: Memory) -> int:
     return available(memory.buddy.free_frames, cache, marks.high, marks.low)
 
 
-def meminfo(memory: Memory, pools: Iterable[HugetlbPool] = ()) -> dict[str, int]:
-    """The fields of /proc/meminfo in their order, in KiB (HugePages_* are counts of pages)."""
+def meminfo(
+    memory: Memory, pools: Iterable[HugetlbPool] = (), *, mapped: int | None = None
+) -> dict[str, int]:
+    """The fields of /proc/meminfo in their order, in KiB (HugePages_* are counts of pages).
+
+    Mapped is there if the kernel says how many pages of files are ``mapped``.
+    """
     frames, size, roles = memory.frames, memory.lists.size, memory.frames.counts()
     anon_active, anon_idle = size[Lru.ACTIVE_ANON], size[Lru.INACTIVE_ANON]
     file_active, file_idle = size[Lru.ACTIVE_FILE], size[Lru.INACTIVE_FILE]
@@ -59,12 +64,14 @@ def meminfo(memory: Memory, pools: Iterable[HugetlbPool] = ()) -> dict[str, int]
         "SwapFree": memory.swap.free,
         "Dirty": int(frames.dirty[np.isin(frames.role, _CACHE)].sum()),
         "AnonPages": roles[Role.ANON] + roles[Role.KSM],
+        "Mapped": mapped,
         "Shmem": roles[Role.SHMEM],
         "PageTables": roles[Role.TABLE],
         "SecPageTables": roles[Role.SECONDARY],
         "AnonHugePages": anon_huge << ORDER,
     }
-    return {name: count * _KIB for name, count in pages.items()} | _huge_fields(pools)
+    told = {name: count * _KIB for name, count in pages.items() if count is not None}
+    return told | _huge_fields(pools)
 
 
 def _huge_fields(pools: Iterable[HugetlbPool]) -> dict[str, int]:
