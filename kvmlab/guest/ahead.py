@@ -6,7 +6,7 @@ when nobody listens; a store that a hypervisor traps is made by itself.
 
 import numpy as np
 
-from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
+from kvmlab.base.addresses import PAGE_SIZE
 from kvmlab.guest.frames import Frames
 from kvmlab.guest.smp import Smp
 from kvmlab.guest.tables import PRESENT, PageTables, pointing
