@@ -131,6 +131,14 @@ class FileFaults:
         self._tap(PageCopied(process.name, gva, page, new, PAGE_SHIFT))
         self._pager.mapped(process, gva, new, 0)
 
+    def left(self, page: int, entry: int) -> None:
+        """A process unmaps a page itself: if it used a page of the cache, that counts as a use.
+
+        It counts as read() does; what was written needs no care, as the page is dirty already.
+        """
+        if entry & ACCESSED and self._cache.holds(page >> PAGE_SHIFT):
+            self._cache.used(page >> PAGE_SHIFT)
+
     # -- fork ---------------------------------------------------------------------------------
 
     def to_copy(self, vma: Vma, mapped: Iterable[tuple[int, int, int]]) -> bool:

@@ -51,11 +51,10 @@ class Memory:
         Huge pages may come, but not with 32-bit paging, whose large pages are of 4 MiB.
         """
         self.pager, self._frames.huge = pager, memory.huge
-        places = self._tables, self._frames, self._shootdown
-        self.files = FileFaults(self, *places, pager, cache, self._tap)
+        parts = self._tables, self._frames, self._shootdown
+        self.files = FileFaults(self, *parts, pager, cache, self._tap)
         if HUGE_SHIFT in self._tables.format.page_shifts:
-            parts = self._tables, self._frames, self._shootdown, memory, self._tap
-            self.huge = HugeEntries(*parts)
+            self.huge = HugeEntries(*parts, memory, self._tap)
 
     # -- address spaces -----------------------------------------------------------------
 
@@ -66,13 +65,16 @@ class Memory:
             for _gva, slot, level in list(self._mapped(root, vma)):
                 entry = self._tables.read(slot)
                 self._tables.write(slot, 0)
-                self._gone(slot, self._tables.frame_of(entry, level), level)
+                self._gone(vma, slot, entry, level)
         self._roots.free(root)
         if self.pager:
             self.pager.gone(root)
 
-    def _gone(self, slot: int, frame: int, level: int) -> None:
-        """A page that an entry mapped has one mapping less."""
+    def _gone(self, vma: Vma, slot: int, entry: int, level: int) -> None:
+        """A page that an entry of ``vma`` mapped has one mapping less (zap_present_ptes())."""
+        frame = self._tables.frame_of(entry, level)
+        if vma.file and self.files:
+            self.files.left(frame, entry)
         self._frames.release(frame, self._tables.shift_of(level) - PAGE_SHIFT)
         if self.huge:
             self.huge.gone(slot)
@@ -257,11 +259,11 @@ class Memory:
         self._forget(process.root, part)
         gone = []
         for gva, slot, level in list(self._mapped(process.root, part)):
-            gone.append((gva, slot, self._tables.frame_of(self._tables.read(slot), level), level))
+            gone.append((gva, slot, self._tables.read(slot), level))
             self._tables.write(slot, 0)
         self._shootdown.flush_pages(process, [gva for gva, *_ in gone], vma.shift)
-        for _gva, slot, frame, level in gone:
-            self._gone(slot, frame, level)
+        for _gva, slot, entry, level in gone:
+            self._gone(vma, slot, entry, level)
 
     def split_at(self, process: Process, *edges: int) -> None:
         """No page that is huge by itself reaches over any of these addresses from now on."""

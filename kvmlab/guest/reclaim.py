@@ -63,8 +63,8 @@ class Reclaimer:
 
     Its size is bytes or a text such as ``1G``; 0 is none.  Raises `BadSize` and `BadChoice`.
 
-    `cache` are its files on a disk, `tmpfs` those in memory, `stat` its /proc/vmstat; `huge` says
-    who gets huge pages, `khugepaged` makes them later.
+    `cache` are its files on a disk, which may be mapped, `tmpfs` those in memory, `stat` its
+    /proc/vmstat; `huge` says who gets huge pages, `khugepaged` makes them later.
     """
 
     def __init__(

@@ -86,6 +86,10 @@ class PageCache:
         """A page is about to be written through a mapping (page_mkwrite)."""
         self._memory.frames.put("dirty", pfn, value=True)
 
+    def used(self, pfn: int) -> None:
+        """A page was used through a mapping that is gone: the second use activates it."""
+        self._memory.mark_accessed(pfn)
+
     def _frame(self, key: int) -> int:
         pfn = self._cached.get(key)
         if pfn is None:

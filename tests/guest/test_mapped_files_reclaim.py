@@ -135,6 +135,25 @@ def test_munmap_leaves_the_page_in_the_cache_and_what_was_stored_in_the_file():
     guest.end()
 
 
+def test_a_page_that_two_processes_used_and_left_is_active():
+    """zap_present_ptes() marks a young page of a file as accessed."""
+    guest = Guest()
+    for page in range(16):
+        guest.cache.fault(1, page)
+    for name, leave in (("one", guest.kernel.exit), ("two", lambda one: one.munmap(FILE))):
+        process = guest.begin(name)
+        process.mmap_file(FILE, "64K", 1, write=False)
+        guest.load(3)
+        leave(process)
+    assert guest.reclaimer.meminfo()["Active(file)"] == 16 * 4  # with what was mapped around it
+    guest.process = guest.begin("three")
+    guest.process.mmap_file(FILE, "64K", 2)
+    guest.load(3)
+    guest.process.munmap(FILE)
+    assert guest.reclaimer.meminfo()["Active(file)"] == 16 * 4
+    guest.end()
+
+
 def test_madvise_dontneed_lets_a_private_mapping_show_the_file_again():
     guest = Guest()
     guest.process.mmap_file(FILE, "64K", 1, private=True)
