@@ -138,7 +138,9 @@ def test_every_list_to_every_option_in_every_host(browser, host, name):
 
 DELAYS = """async (list, choices) => {
   const parts = '.kvmlab-desk .widget-html-content, .kvmlab-lab .kvm-stage'
-  const told = () => [...document.querySelectorAll(parts)].map(one => one.textContent).join()
+  const charts = '.kvmlab-lab .bqplot'
+  const told = () => [...document.querySelectorAll(parts)].map(one => one.textContent)
+    .concat([...document.querySelectorAll(charts)].map(one => one.innerHTML)).join()
   const plain = label => label.replaceAll('\\u00a0', ' ')
   const taken = []
   for (const choice of choices) {
@@ -152,7 +154,7 @@ DELAYS = """async (list, choices) => {
   }
   return taken
 }"""
-"""From a control's change to new numbers in the DOM, in milliseconds."""
+"""From a control's change to new numbers or a new chart in the DOM, in milliseconds."""
 
 QUICK = {
     "spaces": {"Design": ("shadow paging", "EPT")},
@@ -163,7 +165,7 @@ QUICK = {
         "Caches besides the TLB": ("both", "none"),
     },
     "modes": {
-        "Shadow policy": ("naive: every table write traps", "update: a trapped write fills"),
+        "Shadow policy": ("update: a trapped write fills", "naive: every table write traps"),
         "Virtual CPUs": ("2", "1"),
         "Chart": ("VM exits", "references"),
     },
@@ -172,11 +174,12 @@ QUICK = {
         "Guest driver": ("none", "today's Linux"),
         "Page cache": ("4 MiB", "1 MiB"),
     },
-    "overcommit": {"Load": ("no peak", "all peak at 14:00"), "Chart": ("swap traffic", "memory")},
-    "hugepages": {
-        "Host backs with": ("4K", "THP"),
-        "TLB": ("tiny", "unified"),
+    "overcommit": {
+        "VM size (MiB)": ("2048", "4096"),
+        "Load": ("no peak", "all peak at 14:00"),
+        "Chart": ("swap traffic", "memory"),
     },
+    "hugepages": {"Host backs with": ("4K", "THP"), "TLB": ("tiny", "unified")},
 }
 """For each lab, controls that make it build another machine or chart, and two options of each."""
 
