@@ -21,11 +21,13 @@ def ask_outcome(tried: Tried, tables: Tables) -> Ask:
     """Mapped, or which fault?"""
     right = category(tried)
     choices = list(USUAL) if right in USUAL else [*USUAL[:3], right]
-    why = because(tried, tables)
+    why = say("tables.outcome.stale") if tried.stale else because(tried, tables)
     feedback = [
-        f"{say(f'tables.ask.{right}.{one}')} {why}".strip()
-        if one != right
-        else f"{say('tables.ask.right')} {why}".strip()
+        f"{say('tables.ask.right')} {why}".strip()
+        if one == right
+        else why  # what the entries say is no answer where the TLB answered
+        if tried.stale
+        else f"{say(f'tables.ask.{right}.{one}')} {why}".strip()
         for one in choices
     ]
     if _leaf_alone_allows(tried):

@@ -214,6 +214,7 @@ class TablesLab(Lab):
             self._place = before
             raise BadChoice(say("lab.tables.none"))
         with speaking(self._language):
+            self._mark()
             self._show_bits()
 
     def _pressed(self, change: traitlets.Bunch) -> None:
@@ -259,9 +260,14 @@ class TablesLab(Lab):
         asked = not self._own and self.builder.tried is not None
         with self.player.hold_sync(), self._words.replacing():
             super()._show(step or int(asked))
+            self._mark()
+        self._show_bits()
+
+    def _mark(self) -> None:
+        """Frame the entry in the tree whose bits are shown."""
+        with self._words.replacing():
             if self.entry:
                 self.player.chosen = entry_key(self.entry.level, self.entry.address)
-        self._show_bits()
 
     def _show_bits(self) -> None:
         entry = self.entry
