@@ -217,6 +217,9 @@ class Player {
     this.scrub.setAttribute("aria-valuetext", this.label("count", place));
     this.buttons.first.disabled = this.buttons.back.disabled = this.step === 0;
     this.buttons.last.disabled = this.buttons.forward.disabled = this.step === this.steps.length - 1;
+    if (Object.values(this.buttons).some((one) => one.disabled && one.matches(":focus"))) {
+      this.root.focus(); // a button that goes dead would take the focus with it
+    }
     for (const [row, owner] of this.rows) {
       row.classList.toggle("kvm-now", owner === this.step && !this.asking);
       row.hidden = this.asks && owner > this.reached;
