@@ -26,10 +26,14 @@ def _flags(entry: int, fmt: str, level: int) -> frozenset[str]:
 def _listed(entry: int, fmt: str, level: int) -> tuple[Words, ...]:
     """Every field of an entry, one to a line."""
     return tuple(
-        f"{one.high}:{one.low} {one.name} = {one.value:#x}"
+        f"{_bits(one.high, one.low)} {one.name} = {one.value:#x}"
         for one in describe(entry, fmt, level)
         if one.name not in ("ign", "reserved")
     )
+
+
+def _bits(high: int, low: int) -> str:
+    return str(low) if high == low else f"{high}:{low}"
 
 
 @kind("entry.frame")
