@@ -115,6 +115,17 @@ def test_the_page_shows_and_steps_without_a_kernel(show, scene):
     assert page.get_by_role("status").first.inner_text() == sentence(page)
 
 
+def test_a_button_that_goes_dead_leaves_the_keyboard_with_the_player(show, scene):
+    page = show(scene)
+    for name, key, then in (("Last step", "Home", 1), ("Step back", "End", len(scene.steps))):
+        if name == "Step back":
+            page.keyboard.press("ArrowRight")  # to the second step, from which a step back is one
+        page.get_by_role("button", name=name).focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press(key)
+        assert count(page) == f"Step {then} of {len(scene.steps)}"
+
+
 def test_keys_step_and_play(show, scene):
     page = show(scene)
     page.get_by_role("group", name=scene.title).first.focus()
