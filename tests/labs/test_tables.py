@@ -88,6 +88,7 @@ def test_an_entry_is_chosen_by_the_form(lab):
     lab.level.value, lab.where.value = 2, "0x800000"
     lab.chooser.click()
     assert (lab.entry.level, lab.entry.address) == (2, 0x800000)
+    assert lab.player.chosen == "L2.0x800000"  # the frame in the tree
     lab.where.value = "0x600000000000"
     lab.level.value = 1
     lab.chooser.click()
@@ -144,6 +145,16 @@ def test_before_an_answer_nothing_tells_the_outcome(lab):
     lab.predict.value = False
     assert "#PF" in lab.desk.value
     assert all(one["ask"] is None for one in lab.player.scene["steps"])
+
+
+def test_what_is_said_to_an_answer_speaks_of_the_tlb_where_the_tlb_answered(lab):
+    lab.do("access", "0x402000", "write", True, True)
+    lab.do("protect", "0x402000", 1, "4K", "u", False)
+    lab.do("access", "0x402000", "write", True, False)
+    asked = lab.player.scene["steps"][lab.player.step]["ask"]
+    assert asked["choices"][asked["answer"]] == "it arrives"
+    assert all("it is stale" in said for said in asked["feedback"])
+    assert not any("Bit 1" in said for said in asked["feedback"])
 
 
 def test_the_dump_is_shown_when_asked_for(lab):
