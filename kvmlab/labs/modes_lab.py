@@ -28,6 +28,7 @@ from kvmlab.kvm.policy import POLICIES, policy_named
 from kvmlab.labs.charts import Bars, Lines
 from kvmlab.labs.guard import guarded
 from kvmlab.labs.lab import Lab
+from kvmlab.labs.turns import turn_of_others
 from kvmlab.machine import DESIGNS
 from kvmlab.study.compare import Row
 from kvmlab.study.comparison import Comparison, Key, Slices, comparison_code, usual_plan
@@ -337,7 +338,7 @@ class ModesLab(Lab):
 async def _in_slices(job: Job) -> None:
     """Do ``job``, giving the browser its turn between two slices."""
     for _ in job:
-        await asyncio.sleep(0)
+        await turn_of_others()
 
 
 def _trace_names() -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from kvmlab.figures.overcommit import (
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import LinesPlace
 from kvmlab.labs.stepped import SteppedLab
+from kvmlab.labs.turns import turn_of_others
 from kvmlab.management.balloon_manager import Manager
 from kvmlab.study.overcommit import (
     CHOICES,
@@ -36,7 +37,7 @@ from kvmlab.study.overcommit import (
 from kvmlab.text import count, say, speaking
 
 AT_ONCE = 0.02  # seconds of a day's work before the first hours of it are shown
-SLICE = 0.1
+SLICE = 0.04
 CHARTS = ("memory", "traffic")
 WIDE = MappingProxyType({"description_width": "initial"})
 
@@ -171,7 +172,7 @@ class OvercommitLab(SteppedLab):
         with self.notice.watching():
             try:
                 while self._job:
-                    await asyncio.sleep(0)
+                    await turn_of_others()
                     self._advance(SLICE)
                     if self._job:
                         self._tell_progress()
