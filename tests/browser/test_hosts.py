@@ -138,18 +138,24 @@ def test_every_list_to_every_option_in_every_host(browser, host, name):
 
 DELAYS = """async (list, choices) => {
   const parts = '.kvmlab-desk .widget-html-content, .kvmlab-lab .kvm-stage'
-  const charts = '.kvmlab-lab .bqplot'
+  const charts = '.kvmlab-lab .bqplot', every = { subtree: true, childList: true, attributes: true }
   const told = () => [...document.querySelectorAll(parts)].map(one => one.textContent)
     .concat([...document.querySelectorAll(charts)].map(one => one.innerHTML)).join()
   const plain = label => label.replaceAll('\\u00a0', ' ')
   const taken = []
   for (const choice of choices) {
     const before = told(), start = performance.now()
-    list.value = [...list.options].find(one => plain(one.label) === choice).value
-    list.dispatchEvent(new Event('change', { bubbles: true }))
-    while (told() === before && performance.now() - start < 5000)
-      await new Promise(done => setTimeout(done, 2))
-    taken.push(performance.now() - start)
+    taken.push(await new Promise(done => {
+      const watch = new MutationObserver(() => {
+        if (told() === before) return
+        watch.disconnect()
+        done(performance.now() - start)
+      })
+      watch.observe(document.querySelector('.kvmlab-lab'), { ...every, characterData: true })
+      list.value = [...list.options].find(one => plain(one.label) === choice).value
+      list.dispatchEvent(new Event('change', { bubbles: true }))
+      setTimeout(() => done(5000), 5000)
+    }))
     await new Promise(done => setTimeout(done, 300))
   }
   return taken
