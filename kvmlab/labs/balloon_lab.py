@@ -162,7 +162,7 @@ class BalloonLab(SteppedLab):
     def _middle(self) -> str:
         if not self.dommemstat:  # no libvirt knows this machine
             return ""
-        name = escape(f"virsh dommemstat {DOMAIN}")
+        name = escape(f"virsh dommemstat {self._look.name if self._look else DOMAIN}")
         return (
             f'<section class="kvmlab-panel" aria-label="{name}"><strong>{name}</strong>'
             f'<pre tabindex="0" class="kvmlab-dommemstat">{escape(self.dommemstat)}</pre></section>'

@@ -52,6 +52,11 @@ class Look:
         self.again()
         self.watch.listening = True
 
+    @property
+    def name(self) -> str:
+        """What virsh calls it; nothing where no libvirt knows the machine."""
+        return self._domain.name() if self._domain else ""
+
     def again(self) -> None:
         """Look again: ``moments`` become what happened since."""
         self.watch.end(self._stats())
@@ -72,7 +77,7 @@ class Look:
         """What virsh dommemstat prints; nothing where no libvirt knows the machine."""
         if self._domain is None:
             return ""
-        return virsh(self._domain.connect(), f"dommemstat {self._domain.name()}").out
+        return virsh(self._domain.connect(), f"dommemstat {self.name}").out
 
 
 def _checked(machine: Machine) -> tuple[Balloon, Reclaimer]:

@@ -180,6 +180,7 @@ def test_each_look_at_a_domain_of_ones_own_tells_what_it_did_since(own, tmp_path
     assert lab.moment.actual == 28 * MIB
     assert lab.dommemstat == virsh(domain.connect(), f"dommemstat {domain.name()}").out
     assert "<b>mine" not in lab.desk.value
+    assert "<strong>virsh dommemstat &lt;b&gt;mine</strong>" in lab.desk.value
     lab.language.value = "zh"
     assert "上次查看" in lab.player.scene["steps"][0]["sentence"]
     lab.export(tmp_path / "own.html")
