@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 _Arguments = ParamSpec("_Arguments")
 _Value = TypeVar("_Value")
+_LAST_WORDS = 5  # seconds that a pool's threads have to end after its workers
 
 
 class Inline(Executor):
@@ -56,7 +58,7 @@ def local(jobs: int) -> Iterator[Executor]:
         return
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415  there is none in Pyodide
 
-    before = set(multiprocessing.active_children())
+    before, threads = set(multiprocessing.active_children()), set(threading.enumerate())
     context: Any = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts)
     try:
@@ -65,6 +67,8 @@ def local(jobs: int) -> Iterator[Executor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(_LAST_WORDS)  # else it may close what the interpreter's end writes to
         raise
     pool.shutdown()
 

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -299,9 +300,10 @@ def test_an_interrupt_ends_the_processes_at_once_with_what_they_are_at(
     trace, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sweeping, "run_task", sleepy)
-    axes = Axes(mmus=("native",), tlbs=("tiny", "16x4"))
+    axes, threads = Axes(mmus=("native",), tlbs=("tiny", "16x4")), set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         sweep([trace], axes, jobs=2, journal=tmp_path / "j", progress=stop_after(1))
+    assert set(threading.enumerate()) <= threads  # or one may stumble over the interpreter's end
     for child in multiprocessing.active_children():
         child.join(10)
     assert multiprocessing.active_children() == []
