@@ -4,7 +4,7 @@ Pure functions of `study.overcommit`'s ticks.  Sizes are those of the real thing
 stands for: a page is 16 MiB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvmlab.figures.curves import Curve, Curves
@@ -285,8 +285,8 @@ def vm_table(tick: Tick) -> Table:
     return Table(say("overcommit.vm.caption", hour=f"{tick.hour}:00"), columns, rows)
 
 
-def memory_curves(ticks: Sequence[Tick]) -> Curves:
-    """What programs use, what the host keeps of it, what it swapped, what balloons hold; GiB."""
+def box_curves(seen: Sequence[object], size: Callable[[int], float]) -> list[Curve]:
+    """A curve for each of four numbers kept apart; ``size`` makes of pages what is drawn."""
     lines: tuple[tuple[str, Party], ...] = (
         ("used", "guest"),
         ("rss", "host"),
@@ -294,15 +294,19 @@ def memory_curves(ticks: Sequence[Tick]) -> Curves:
         ("balloons", "quiet"),
     )
     letters = dict(BOXES)
-    curves = [
+    return [
         Curve(
             f"{say(f'overcommit.box.{name}')} ({letters[name]})",
             party,
-            [gib(getattr(one, name)) for one in ticks],
+            [size(getattr(one, name)) for one in seen],
         )
         for name, party in lines
     ]
-    return _curves("memory", ticks, curves)
+
+
+def memory_curves(ticks: Sequence[Tick]) -> Curves:
+    """What programs use, what the host keeps of it, what it swapped, what balloons hold; GiB."""
+    return _curves("memory", ticks, box_curves(ticks, gib))
 
 
 def traffic_curves(ticks: Sequence[Tick]) -> Curves:

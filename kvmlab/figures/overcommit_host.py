@@ -5,9 +5,9 @@ Pure functions of `study.overcommit_host`'s looks; sizes are pages of 4 KiB, sho
 
 from collections.abc import Sequence
 
-from kvmlab.figures.curves import Curve, Curves
-from kvmlab.figures.modes import Party, number
-from kvmlab.figures.overcommit import BOXES, draw_vms, lit_vms, states
+from kvmlab.figures.curves import Curves
+from kvmlab.figures.modes import number
+from kvmlab.figures.overcommit import BOXES, box_curves, draw_vms, lit_vms, states
 from kvmlab.figures.scene import Scene, SceneStep, Table
 from kvmlab.study.overcommit_host import Guest, Seen
 from kvmlab.text import count, say
@@ -89,21 +89,7 @@ def guests_table(now: Seen) -> Table:
 
 def host_curves(seen: Sequence[Seen]) -> Curves:
     """What guests use, what the host keeps of it, what it swapped, what balloons hold; MiB."""
-    lines: tuple[tuple[str, Party], ...] = (
-        ("used", "guest"),
-        ("rss", "host"),
-        ("swapped", "shadow"),
-        ("balloons", "quiet"),
-    )
-    letters = dict(BOXES)
-    curves = [
-        Curve(
-            f"{say(f'overcommit.box.{name}')} ({letters[name]})",
-            party,
-            [getattr(one, name) / _IN_MIB for one in seen],
-        )
-        for name, party in lines
-    ]
+    curves = box_curves(seen, lambda pages: pages / _IN_MIB)
     title, caption = say("overcommit.own.chart"), say("overcommit.own.chart.caption")
     xs = [one.seconds for one in seen]
     return Curves(title, say("balloon.chart.x"), say("balloon.chart.y"), xs, curves, caption)

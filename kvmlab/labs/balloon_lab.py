@@ -13,7 +13,6 @@ from kvmlab.figures.curves import Curves
 from kvmlab.figures.lecture import Lecture, balloon_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import LinesPlace
-from kvmlab.labs.guard import guarded
 from kvmlab.labs.stepped import SteppedLab
 from kvmlab.machine import Machine
 from kvmlab.management.domain import virDomain
@@ -22,7 +21,7 @@ from kvmlab.study.inflation_beginning import CHOICES, DOMAIN, MIB, RAM, Beginnin
 from kvmlab.study.inflation_look import Look
 from kvmlab.study.inflation_moments import Moment
 from kvmlab.study.story import Story
-from kvmlab.text import count, say, speaking
+from kvmlab.text import count, say
 
 WAITS = (1, 10)  # seconds
 OWN_CODE = """\
@@ -48,7 +47,7 @@ class BalloonLab(SteppedLab):
         self, own: virDomain | Machine | None = None, share: str = "", **chosen: object
     ) -> None:
         """The lab, or looks at ``own``.  Raises `BadChoice` for one that cannot be looked at."""
-        self._look = Look(own) if own is not None else None
+        self._look: Look | None = Look(own) if own is not None else None
         super().__init__(share, **chosen)
 
     # -- controls -----------------------------------------------------------------------------
@@ -110,15 +109,6 @@ class BalloonLab(SteppedLab):
         """A target was chosen."""
         if not self._words.busy:
             self.do("setmem", mib * 1024)
-
-    @guarded
-    def look_again(self, _button: object = None) -> None:
-        """Show what the guest of one's own did since the last look."""
-        if self._look is None:
-            raise BadChoice("this lab has a guest of its own making; it shows all that is done")
-        self._look.again()
-        with speaking(self._language):
-            self._show(0)
 
     def _follow(self) -> None:
         """The target shown is the one that was asked for last."""

@@ -23,7 +23,6 @@ from kvmlab.figures.lecture import Lecture, hugepages_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.labs.charts import Bars
 from kvmlab.labs.controls import choice
-from kvmlab.labs.guard import guarded
 from kvmlab.labs.stepped import SteppedLab
 from kvmlab.machine import Machine
 from kvmlab.management.domain import virDomain
@@ -34,7 +33,7 @@ from kvmlab.study.hugepages_moments import Moment
 from kvmlab.study.hugepages_served import Served
 from kvmlab.study.share import Plan
 from kvmlab.study.story import Story
-from kvmlab.text import say, speaking
+from kvmlab.text import say
 
 OWN_CODE = """\
 from kvmlab.study.hugepages_look import PagesLook
@@ -60,7 +59,7 @@ class HugePagesLab(SteppedLab):
         self, own: virDomain | Machine | None = None, share: str = "", **chosen: object
     ) -> None:
         """The lab, or looks at ``own``.  Raises `BadChoice` for one that cannot be looked at."""
-        self._look = PagesLook(own) if own is not None else None
+        self._look: PagesLook | None = PagesLook(own) if own is not None else None
         super().__init__(share, **chosen)
 
     # -- controls -----------------------------------------------------------------------------
@@ -99,15 +98,6 @@ class HugePagesLab(SteppedLab):
 
     def _doer(self, verb: str, *values: object) -> Callable[[object], None]:
         return lambda _button: self.do(verb, *values)
-
-    @guarded
-    def look_again(self, _button: object = None) -> None:
-        """Show a guest of one's own as it is now, beside what it was at the last look."""
-        if self._look is None:
-            raise BadChoice("this lab has a guest of its own making; it shows all that is done")
-        self._look.again()
-        with speaking(self._language):
-            self._show(0)
 
     # -- what is seen ---------------------------------------------------------------------------
 

@@ -5,12 +5,14 @@ change anything is to make the engine reach another plan; if that fails, the not
 nothing has changed.  So undo is exact, and a share string brings back all that a learner made.
 """
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import ClassVar
 
 import ipywidgets
+from traitlets import MetaHasTraits
 
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.lecture import Lecture
@@ -25,7 +27,11 @@ from kvmlab.text import LANGUAGES, say, speaking
 KEPT = 1000  # plans that undo can go back to
 
 
-class Lab(ipywidgets.VBox):
+class _AbstractWidget(MetaHasTraits, ABCMeta):
+    """The class of widgets that lack something which each of them has to say itself."""
+
+
+class Lab(ipywidgets.VBox, metaclass=_AbstractWidget):
     """One lab.  Scripts read ``plan``, ``share`` and ``code``, and call `change`, `do`, `undo`.
 
     A lab of its own says how a plan is made real (`_reach`), what is then seen (`_scene`,
@@ -134,21 +140,21 @@ class Lab(ipywidgets.VBox):
 
     # -- what a lab of its own says -------------------------------------------------------
 
+    @abstractmethod
     def _make_controls(self) -> list[ipywidgets.Widget]:
         """Rows of controls; each that stands for a key of the plan is bound to it (`_bind`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _reach(self, plan: dict[str, object]) -> None:
         """Make ``plan`` real, or raise and leave what was there as it was."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _scene(self) -> Scene:
         """What the player shows of what has been reached."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _facts(self) -> list[str]:
         """Sentences, the first of which says what has changed."""
-        raise NotImplementedError
 
     def _tables(self) -> list[Table]:
         """The numbers behind every chart."""
@@ -158,13 +164,13 @@ class Lab(ipywidgets.VBox):
         """More of the desk, between the facts and the tables: HTML, its text escaped."""
         return ""
 
+    @abstractmethod
     def _lecture(self) -> Lecture:
         """All that is shown at the end of the last step, for a page without a kernel."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _code(self, plan: dict[str, object]) -> str:
         """Lines of Python that make ``plan`` real without a lab."""
-        raise NotImplementedError
 
     def _views(self) -> list[ipywidgets.Widget]:
         """What stands between the notice and the desk: the player, charts."""

@@ -1,12 +1,21 @@
 """A lab whose numbers are those of the step that its player shows."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
+from kvmlab.base.errors import BadChoice
 from kvmlab.labs.guard import guarded
 from kvmlab.labs.lab import Lab
 from kvmlab.text import speaking
 
 LAST = 1_000_000  # a step beyond any scene: its last
+
+
+class Looks(Protocol):
+    """Who looks at something that the lab did not make."""
+
+    def again(self) -> None:
+        """Look again."""
 
 
 class SteppedLab(Lab):
@@ -19,6 +28,7 @@ class SteppedLab(Lab):
     _shown: Sequence[int]
     _settled: set[int]
     _showing = True
+    _look: Looks | None = None  # at what is the learner's own, if the lab is for that
 
     def _show(self, step: int) -> None:
         self._settled, self._showing = set(), True
@@ -26,6 +36,15 @@ class SteppedLab(Lab):
             super()._show(step if self.predict.value else LAST)
         finally:
             self._showing = False
+
+    @guarded
+    def look_again(self, _button: object = None) -> None:
+        """Show a guest of one's own as it is now, and what became of it since the last look."""
+        if self._look is None:
+            raise BadChoice("this lab has a guest of its own making; it shows all that is done")
+        self._look.again()
+        with speaking(self._language):
+            self._show(0)
 
     def _follow_steps(self) -> None:
         """Hear of every step and every answer, from now on."""

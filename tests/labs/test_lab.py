@@ -6,6 +6,7 @@ import ipywidgets
 import pytest
 
 from kvmlab.base.errors import BadChoice
+from kvmlab.figures.lecture import Lecture, Variant
 from kvmlab.figures.scene import Ask, Scene, SceneStep, Table
 from kvmlab.labs.lab import Lab
 from kvmlab.study.story import Story, Verb
@@ -45,6 +46,9 @@ class PurseLab(Lab):
     def _tables(self):
         return [Table("coins", ["n"], [[str(self.purse.coins)]])]
 
+    def _lecture(self):
+        return Lecture("Purse", Variant((), self._scene(), self._facts()))
+
     def _code(self, plan):
         return f"coins = {self.purse.coins}"
 
@@ -52,6 +56,14 @@ class PurseLab(Lab):
 @pytest.fixture
 def lab():
     return PurseLab()
+
+
+def test_a_lab_that_leaves_something_unsaid_cannot_be_made():
+    class Mute(Lab):
+        NAME = "mute"
+
+    with pytest.raises(TypeError, match=r"_code.*_facts.*_lecture.*_make_controls.*_reach.*_scene"):
+        Mute()
 
 
 def test_undo_and_redo_are_exact(lab):
