@@ -53,14 +53,15 @@ def walk(
 
 
 def modes(
-    trace: str = "sort",
+    trace: "str | Machine | virDomain" = "sort",
     share: str = "",
     **chosen: Any,  # noqa: ANN401  values of the plan: ``records=20_000``
 ) -> "ModesLab":
     """A recorded program under native paging, shadow paging, EPT and four more, side by side.
 
-    ``trace`` is a shipped name or the path of a trace, ``share`` a share string; ``chosen`` are
-    values of the lab's plan (`ModesLab.BEGINNING`).
+    ``trace`` is a shipped name or the path of a trace, or a machine or domain of your own, of which
+    the process that runs is taken; ``share`` is a share string; ``chosen`` are values of the lab's
+    plan (`ModesLab.BEGINNING`).
     """
     from kvmlab.labs.modes_lab import ModesLab
 

@@ -29,11 +29,20 @@ from kvmlab.labs.charts import Bars, Lines
 from kvmlab.labs.guard import guarded
 from kvmlab.labs.lab import Lab
 from kvmlab.labs.turns import turn_of_others
-from kvmlab.machine import DESIGNS
+from kvmlab.machine import DESIGNS, Machine
+from kvmlab.management.domain import virDomain
 from kvmlab.study.compare import Row
-from kvmlab.study.comparison import Comparison, Key, Slices, comparison_code, usual_plan
+from kvmlab.study.comparison import (
+    MACHINE,
+    Comparison,
+    Key,
+    Slices,
+    comparison_code,
+    usual_plan,
+)
 from kvmlab.study.costs import MODELS, model_named
 from kvmlab.study.crossing import CALM
+from kvmlab.study.own_process import OwnProcess
 from kvmlab.study.share import Plan
 from kvmlab.text import say, speaking
 
@@ -51,21 +60,27 @@ class ModesLab(Lab):
     """A comparison that a learner toggles: the trace, how much of it, and which designs.
 
     ``rows`` are the rows shown, at the prices of ``costs``.  Results are kept as long as the lab
-    lives, so a design that has run once is shown at once.
+    lives, so a design that has run once is shown at once.  With a machine or domain of your own,
+    the program is the process that runs in it: the pages that it has used (`OwnProcess`).
     """
 
     NAME = "modes"
     BEGINNING: ClassVar[Plan] = MappingProxyType(usual_plan())
 
-    def __init__(self, trace: str = "sort", share: str = "", **chosen: object) -> None:
+    def __init__(
+        self, trace: str | Machine | virDomain = "sort", share: str = "", **chosen: object
+    ) -> None:
         """Run ``trace``, a shipped name or a path, and show it; ``records`` None means all.
 
-        Raises what the trace's reader refuses, and as `Lab` does.
+        Raises what the trace's reader or `OwnProcess` refuses, and as `Lab` does.
         """
+        self._look = None if isinstance(trace, str) else OwnProcess(trace)
+        if self._look:
+            trace, chosen = MACHINE, {**_found(self._look), **chosen}
         self.rows: list[Row] = []
         self._asked: list[Key] = []
         self._source = ""  # the trace that the controls show
-        self._done = Comparison()
+        self._done = Comparison(self._look)
         self._job: Job | None = None
         self._task: asyncio.Task[None] | None = None
         self._drawn: tuple[Bars, Lines] | None = None
@@ -128,8 +143,12 @@ class ModesLab(Lab):
         self.stop.add_class("kvmlab-stop")
         self.stop.on_click(self._stopped)
         self.charts = widgets.VBox(layout=widgets.Layout(width="100%"))
+        first = [self.trace, self.file, self.records]
+        if self._look:
+            self.again = self._button("lab.own.again", self.look_again)
+            first = [self.again]
         return [
-            self._row(self.trace, self.file, self.records),
+            self._row(*first),
             self._row(*self.designs.values()),
             self._row(self.policy, self.costs),
             self._row(self.kpti, self.vcpus, self.chart, self.calm),
@@ -151,6 +170,16 @@ class ModesLab(Lab):
 
     def _boxes(self) -> list[str]:
         return [mmu for mmu, box in self.designs.items() if box.value]
+
+    @guarded
+    def look_again(self, _button: object = None) -> None:
+        """Run anew what a process of one's own has used by now."""
+        if self._look is None:
+            raise BadChoice(say("modes.own.none"))
+        self._look.again()
+        self._arrive(self.plan)
+        with speaking(self._language):
+            self._show(0)
 
     @guarded
     def _choose_trace(self, change: Any) -> None:  # noqa: ANN401  as traitlets makes it
@@ -186,6 +215,8 @@ class ModesLab(Lab):
     def _checked(self, plan: Plan) -> dict[str, Any]:
         """Values of the right kinds; the value of the slider is among those that were tried."""
         checked: dict[str, Any] = super()._checked(plan)
+        if (checked["trace"] == MACHINE) != bool(self._look):
+            raise BadChoice(say("lab.own.guest" if self._look else "modes.own.none"))
         policy_named(checked["policy"])
         model_named(checked["costs"])
         kinds = {"designs": DESIGNS, "tried": CALM}
@@ -294,7 +325,19 @@ class ModesLab(Lab):
     def _facts(self) -> list[str]:
         plan: dict[str, Any] = self.plan
         found = crossing_figures.found(self._cycles, plan["tried"], plan["calm"])
-        return [figures.sentence(self.rows), *found]
+        return [figures.sentence(self.rows), *self._own_facts(), *found]
+
+    def _own_facts(self) -> list[str]:
+        own = self._look
+        if own is None:
+            return []
+        return [
+            say(
+                "modes.own.fact",
+                pages=figures.number(own.pages),
+                written=figures.number(own.written),
+            )
+        ]
 
     def _tables(self) -> list[Table]:
         return [*([figures.table(self.rows)] if self.rows else []), self._curves().table()]
@@ -333,6 +376,11 @@ class ModesLab(Lab):
 
     def _code(self, plan: dict[str, Any]) -> str:
         return comparison_code(plan)
+
+
+def _found(own: OwnProcess) -> dict[str, object]:
+    """What the controls show of a machine of one's own."""
+    return {"kpti": own.kpti, "vcpus": own.vcpus if own.vcpus in VCPUS else 1}
 
 
 async def _in_slices(job: Job) -> None:

@@ -90,7 +90,7 @@ def _from_swap(machine: Machine, hva: int, size: int) -> bytes:
     return host.memory.swap.load(leaf.slot)[start : start + size]
 
 
-def guest_tree(machine: Machine, process: Process | None = None) -> Table:
+def guest_tree(machine: Machine, process: Process | None = None, most: int = MOST_ENTRIES) -> Table:
     """The tables of a process, its own half: of that which runs, unless told otherwise.
 
     Raises `BadChoice` if none runs.
@@ -100,7 +100,7 @@ def guest_tree(machine: Machine, process: Process | None = None) -> Table:
         raise BadChoice("no process runs on this machine: switch to one first")
     tables = guest_tables(machine)
     own = machine.guest.user_end >> tables.rows[0].shift
-    return _Reader(tables, guest_memory(machine)).table(process.root, own)
+    return _Reader(tables, guest_memory(machine), most).table(process.root, own)
 
 
 def ept_tree(machine: Machine) -> Table | None:
@@ -142,8 +142,8 @@ def _host_memory(machine: Machine) -> Read:
 class _Reader:
     """Reads tables of one format until there are too many entries to show."""
 
-    def __init__(self, tables: Tables, read: Read) -> None:
-        self._tables, self._read, self._left = tables, read, MOST_ENTRIES
+    def __init__(self, tables: Tables, read: Read, most: int = MOST_ENTRIES) -> None:
+        self._tables, self._read, self._left = tables, read, most
 
     def table(self, base: int, own: int | None = None, depth: int = 0, start: int = 0) -> Table:
         """The table at ``base``, of it the first ``own`` entries, translating from ``start`` on."""
