@@ -45,7 +45,7 @@ def first_traps(trace: Trace, most: int = MOST, **options: Unpack[Options]) -> l
 
     Raises what `Machine` refuses.
     """
-    part = accesses(trace.head(ENOUGH))
+    part, page = accesses(trace.head(ENOUGH)), options.get("guest_page", "4K")
     found: list[Trap] = []
     listening = False
 
@@ -60,10 +60,10 @@ def first_traps(trace: Trace, most: int = MOST, **options: Unpack[Options]) -> l
             else:
                 found[-1].records.append(record)
 
-    guest = options.setdefault("guest_memory", guest_memory_for(part, "4K"))
+    guest = options.setdefault("guest_memory", guest_memory_for(part, page))
     options.setdefault("host_memory", HOST_PER_GUEST * parse_size(guest))
     machine = Machine(mmu="shadow", tap=hear, **options)
-    for _ in replay(machine, part):
+    for _ in replay(machine, part, page):
         listening = True
         if len(found) == most:
             break

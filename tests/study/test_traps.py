@@ -33,6 +33,12 @@ def test_the_first_traps_are_those_that_a_comparison_counts(trace, traps):
     assert {one.exit.reason for one in traps} == {ExitReason.EXCEPTION}
 
 
+def test_the_trees_of_a_program_in_huge_pages_end_a_level_higher(trace):
+    found = first_traps(trace, guest_page="2M")
+    assert found
+    assert min(level for trap in found for level, _ in trap.guest) == 2  # tables of PDEs
+
+
 def test_a_demand_fault_is_handed_on_then_stored_then_filled(traps):
     deeds = [deed_of(one) for one in traps]
     assert deeds[0] == "reflected"
