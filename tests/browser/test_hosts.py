@@ -1,10 +1,9 @@
-"""Every lab in the other hosts that we name, Notebook 7 and Voila; and how quick the labs are."""
+"""Every lab in the other hosts that we name, Notebook 7 and Voila."""
 
 import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmlab import labs
+from tests.browser.controls import changes
 from tests.lab_page import READY, RESTORED, slowed
 
 SCENES = [name for name in labs.__all__ if name not in ("ask", "glossary", "progress")]
@@ -115,94 +115,16 @@ def test_a_question_is_asked_and_said_in_chinese(browser, host):
         page.close()
 
 
-ALL_OPTIONS = """lab => [...document.querySelectorAll('.kvmlab-lab select')]
-  .filter(one => one.offsetParent).map(one => [...one.options].map(each => each.label))"""
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("name", SCENES)
-def test_every_list_to_every_option_in_every_host(browser, host, name):
+def test_every_control_to_every_option_in_every_host(browser, host, name):
     page, trouble = opened(browser, host, name)
     try:
-        for place, choices in enumerate(page.evaluate(ALL_OPTIONS)):
-            for choice in choices:
-                lists = page.locator(".kvmlab-lab select:visible")
-                if place < lists.count() and "own" not in choice:
-                    lists.nth(place).select_option(label=choice)
-                    page.wait_for_timeout(200)
-                assert "Traceback" not in page.locator(".kvmlab-notice").first.inner_text()
+        seen = 0
+        for told, _, last in changes(page):
+            seen += last > 0
+            assert "Traceback" not in page.locator(".kvmlab-notice").first.inner_text(), told
+        assert seen > 15
         assert trouble == []
     finally:
         page.close()
-
-
-DELAYS = """async (list, choices) => {
-  const parts = '.kvmlab-desk .widget-html-content, .kvmlab-lab .kvm-stage'
-  const charts = '.kvmlab-lab .bqplot', every = { subtree: true, childList: true, attributes: true }
-  const told = () => [...document.querySelectorAll(parts)].map(one => one.textContent)
-    .concat([...document.querySelectorAll(charts)].map(one => one.innerHTML)).join()
-  const plain = label => label.replaceAll('\\u00a0', ' ')
-  const taken = []
-  for (const choice of choices) {
-    const before = told(), start = performance.now()
-    taken.push(await new Promise(done => {
-      const watch = new MutationObserver(() => {
-        if (told() === before) return
-        watch.disconnect()
-        done(performance.now() - start)
-      })
-      watch.observe(document.querySelector('.kvmlab-lab'), { ...every, characterData: true })
-      list.value = [...list.options].find(one => plain(one.label) === choice).value
-      list.dispatchEvent(new Event('change', { bubbles: true }))
-      setTimeout(() => done(5000), 5000)
-    }))
-    await new Promise(done => setTimeout(done, 300))
-  }
-  return taken
-}"""
-"""From a control's change to new numbers or a new chart in the DOM, in milliseconds."""
-
-QUICK = {
-    "spaces": {"Design": ("shadow paging", "EPT")},
-    "tables": {"Guest levels": ("3", "4"), "Guest memory": ("2G", "64M")},
-    "walk": {
-        "Guest page": ("2M", "4K"),
-        "Host levels": ("5", "4"),
-        "Caches besides the TLB": ("both", "none"),
-    },
-    "modes": {
-        "Shadow policy": ("update: a trapped write fills", "naive: every table write traps"),
-        "Virtual CPUs": ("2", "1"),
-        "Chart": ("VM exits", "references"),
-    },
-    "balloon": {
-        "Host backs with": ("hugetlbfs, 2M pages", "4K pages"),
-        "Guest driver": ("none", "today's Linux"),
-        "Page cache": ("4 MiB", "1 MiB"),
-    },
-    "overcommit": {
-        "VM size (MiB)": ("2048", "4096"),
-        "Load": ("no peak", "all peak at 14:00"),
-        "Chart": ("swap traffic", "memory"),
-    },
-    "hugepages": {"Host backs with": ("4K", "THP"), "TLB": ("tiny", "unified")},
-}
-"""For each lab, controls that make it build another machine or chart, and two options of each."""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", SCENES)
-def test_numbers_follow_a_control_within_a_tenth_of_a_second(open_notebook, name):
-    lab = open_notebook(CELL.format(name=name))
-    lab.run_all()
-    lab.page.wait_for_selector(".kvmlab-player svg")
-    taken = []
-    for label, choices in QUICK[name].items():
-        control = lab.page.get_by_label(label, exact=True).first
-        found = control.evaluate(DELAYS, [*choices] * 10)
-        print(f"\n{name}, {label}:", *(f"{one:.0f}" for one in found), "ms")
-        taken += found
-    median, worst = statistics.median(taken), max(taken)
-    print(f"{name}, from a control to new numbers: median {median:.0f} ms, worst {worst:.0f} ms")
-    assert median < 100
-    assert worst < 300
