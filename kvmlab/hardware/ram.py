@@ -124,6 +124,12 @@ class Ram:
         words: NDArray[np.int64] = self._pool[self._base.get(pfn, 0) // WORDS].copy()
         return words
 
+    def frames(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A copy of many frames, each a row as `frame` has it."""
+        base = self._base
+        slots = [base.get(pfn, 0) // WORDS for pfn in pfns.tolist()]
+        return self._pool[slots]
+
     @property
     def words(self) -> NDArray[np.int64]:
         """The pool as one row of words, for batches: `find_words` says whose is where.

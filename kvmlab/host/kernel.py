@@ -65,7 +65,7 @@ class Host:
         )
         self.processes: list[AddressSpace] = []
         self.huge = self.memory.huge
-        self.ksm = Ksm(self.memory, self.processes, tap)
+        self.ksm = Ksm(ram, self.memory, self.processes, tap)
         self._parts = Parts(ram, self.memory, self.ksm, self.hugetlb, tap)
         self.khugepaged = Khugepaged(
             self.memory,

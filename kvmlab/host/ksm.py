@@ -9,7 +9,6 @@ smart_scan.  A written page leaves the counts at once, where Linux waits for the
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +18,12 @@ from kvmlab.base.addresses import PAGE_SHIFT, PAGE_SIZE
 from kvmlab.base.clock import MILLISECOND, Clock
 from kvmlab.base.errors import BadChoice, ProcessKilled
 from kvmlab.base.tap import Tap
-from kvmlab.host.page_table import PAGE, WRITABLE, Leaf
+from kvmlab.hardware.ram import Ram
+from kvmlab.host.ksm_items import Items, digest_weights, digests
+from kvmlab.host.page_table import PAGE, PRESENT, WRITABLE, Leaf, pfns_of
 from kvmlab.host.records import HostMerged, HostUnshared
 from kvmlab.linux.frames import Pages, Role
-from kvmlab.linux.huge_pages import base_of_huge
+from kvmlab.linux.huge_pages import HUGE_SIZE, huge_blocks
 from kvmlab.linux.memory import Memory
 from kvmlab.linux.records import VmEvent
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 STOP, RUN, UNMERGE = 0, 1, 2
 _ITEM_BYTES = 64  # struct ksm_rmap_item
-_CHUNK = PAGE_SIZE << 9
 _READ_ONLY = PAGE & ~WRITABLE
 Place = tuple[int, int]
 """A page of a process: the process's number and the HVA."""
@@ -48,37 +48,32 @@ class Settings:
 
 
 @dataclass(slots=True)
-class _Item:
-    """What is known of one page that was scanned (struct ksm_rmap_item)."""
-
-    digest: bytes
-    seen: int
-
-
-@dataclass(slots=True)
 class _Node:
     """A page of the stable tree and all that map it (struct ksm_stable_node)."""
 
     pfn: int
-    digest: bytes
+    digest: int
     mappers: dict[Place, "AddressSpace"] = field(default_factory=dict)
 
 
 class Ksm:
     """The KSM of one host, over the processes in ``spaces``; it owns the merged pages."""
 
-    def __init__(self, memory: Memory, spaces: Sequence["AddressSpace"], tap: Tap) -> None:
-        self._memory, self._spaces, self._tap = memory, spaces, tap
+    def __init__(
+        self, ram: Ram, memory: Memory, spaces: Sequence["AddressSpace"], tap: Tap
+    ) -> None:
+        self._ram, self._memory, self._spaces, self._tap = ram, memory, spaces, tap
         self.settings = Settings()
         self.full_scans = 0
         self._run = STOP
         self._number = memory.register(self)
-        self._stable: dict[bytes, list[_Node]] = {}
+        self._weights = digest_weights()
+        self._stable: dict[int, list[_Node]] = {}
         self._nodes: dict[int, _Node] = {}
-        self._unstable: dict[bytes, tuple[AddressSpace, int]] = {}
-        self._unshared: set[Place] = set()
-        self._items: dict[Place, _Item] = {}
-        self._pass: Iterator[tuple[AddressSpace, int]] = iter(())
+        self._unstable: dict[int, tuple[AddressSpace, int]] = {}
+        self._items = Items()
+        self._pass: Iterator[tuple[AddressSpace, Pages]] = iter(())
+        self._rest: tuple[AddressSpace, Pages] | None = None  # of the table begun last
 
     # -- sysfs ------------------------------------------------------------------------------
 
@@ -112,7 +107,7 @@ class Ksm:
     @property
     def pages_unshared(self) -> int:
         """Pages that are unique so far but are looked at again and again."""
-        return len(self._unshared)
+        return self._items.unshared
 
     @property
     def pages_volatile(self) -> int:
@@ -139,70 +134,89 @@ class Ksm:
 
     def scan(self, count: int) -> None:
         """Look at the next ``count`` pages; the end of a full scan ends the batch."""
-        for _ in range(count):
-            found = next(self._pass, None)
+        while count > 0:
+            found = self._rest or next(self._pass, None)
             if found is None:
                 self._begin_pass()
                 return
-            self._look(*found)
+            space, hvas = found
+            self._rest = (space, hvas[count:]) if len(hvas) > count else None
+            if space.alive:
+                self._look(space, hvas[:count])
+            count -= min(count, len(hvas))
 
     def _begin_pass(self) -> None:
-        self._items = {at: one for at, one in self._items.items() if one.seen == self.full_scans}
-        self._unshared &= self._items.keys()
+        self._items.keep(self.full_scans)
         self._unstable.clear()
         self._pass = self._candidates()
         self.full_scans += 1
 
-    def _candidates(self) -> Iterator[tuple["AddressSpace", int]]:
-        """Every page present in a mergeable area, in the order of processes and addresses."""
+    def _candidates(self) -> Iterator[tuple["AddressSpace", Pages]]:
+        """The HVAs that have an entry, table by table, in mergeable areas of each process."""
         for space in list(self._spaces):
             for area in list(space.areas):
-                for base in range(base_of_huge(area.start), area.end, _CHUNK):
+                for base in huge_blocks(area):
                     if not area.mergeable or area.pool or not space.alive:
                         break
-                    start, end = max(base, area.start), min(base + _CHUNK, area.end)
-                    for leaf in list(space.table.between(start, end)):
-                        for hva in range(leaf.hva, leaf.hva + (1 << leaf.shift), PAGE_SIZE):
-                            yield space, hva
+                    start, end = max(base, area.start), min(base + HUGE_SIZE, area.end)
+                    used = np.flatnonzero(space.table.as_small(start, end))
+                    if len(used):
+                        yield space, start + (used << PAGE_SHIFT)
 
-    def _look(self, space: "AddressSpace", hva: int) -> None:
-        """One page: into the stable tree, the unstable one, or neither (cmp_and_merge_page())."""
-        leaf = space.table.find(hva) if space.alive else None
-        if leaf is None or not leaf.present:
-            return
-        place = space.number, hva
-        item = self._items.setdefault(place, _Item(b"", self.full_scans))
-        item.seen = self.full_scans
-        pfn = leaf.pfn + (hva - leaf.hva >> PAGE_SHIFT)
-        if pfn in self._nodes:
-            return
-        self._unshared.discard(place)
-        data = self._memory.contents.read(pfn)
-        digest = blake2b(data, digest_size=16).digest()
-        if node := self._roomy(digest, data):
+    def _look(self, space: "AddressSpace", hvas: Pages) -> None:
+        """Pages of one table, as far as they are there now and not merged already."""
+        start = int(hvas[0])
+        entries = space.table.as_small(start, int(hvas[-1]) + PAGE_SIZE)
+        entries = entries[hvas - start >> PAGE_SHIFT]
+        present = entries & PRESENT != 0
+        hvas, pfns = hvas[present], pfns_of(entries[present])
+        items = self._items.of(space.number, start)
+        where = hvas >> PAGE_SHIFT & 511
+        items.seen[where] = self.full_scans
+        single = self._memory.frames.role[pfns] != Role.KSM
+        hvas, pfns, where = hvas[single], pfns[single], where[single]
+        items.unshared[where] = False
+        found = digests(self._ram.frames(pfns), self._weights)
+        calm = items.taken[where] & (items.digest[where] == found)
+        pages = zip(hvas.tolist(), pfns.tolist(), found.tolist(), calm.tolist(), strict=True)
+        for hva, pfn, digest, same in pages:
+            if not self._place(space, hva, pfn, digest, calm=same):
+                page = hva >> PAGE_SHIFT & 511
+                items.digest[page], items.taken[page] = digest, True
+
+    def _place(
+        self, space: "AddressSpace", hva: int, pfn: int, digest: int, *, calm: bool
+    ) -> bool:
+        """One page: into the stable tree or the unstable one (cmp_and_merge_page()).
+
+        False if it goes to neither, as it is not ``calm``: it changed since it was last seen.
+        """
+        if node := self._roomy(digest, pfn):
             self._merge(node, space, hva)
-        elif item.digest != digest:
-            item.digest = digest
-        elif partner := self._partner(digest, data, place):
-            node = self._found(digest, *partner)
-            self._merge(node, space, hva)
-        else:
+        elif calm and (partner := self._partner(digest, pfn, (space.number, hva))):
+            self._merge(self._found(digest, *partner), space, hva)
+        elif calm:
             self._unstable[digest] = space, hva
-            self._unshared.add(place)
+            self._items.set_unshared(space.number, hva, value=True)
+        else:
+            return False
+        return True
 
-    def _roomy(self, digest: bytes, data: bytes) -> _Node | None:
+    def _roomy(self, digest: int, pfn: int) -> _Node | None:
         """The fullest stable page of these contents that may have one mapping more."""
         fit = [
             node
             for node in self._stable.get(digest, ())
-            if len(node.mappers) < self.settings.max_page_sharing
-            and self._memory.contents.read(node.pfn) == data
+            if len(node.mappers) < self.settings.max_page_sharing and self._equal(node.pfn, pfn)
         ]
         return max(fit, key=lambda node: len(node.mappers), default=None)
 
-    def _partner(
-        self, digest: bytes, data: bytes, place: Place
-    ) -> tuple["AddressSpace", int] | None:
+    def _equal(self, one: int, other: int) -> bool:
+        """Whether two frames hold the same bytes."""
+        read = self._memory.contents.read
+        return read(one) == read(other)
+
+    def _partner(self, digest: int, pfn: int, place: Place) -> tuple["AddressSpace", int] | None:
         """A page of the unstable tree that still has these contents."""
         found = self._unstable.get(digest)
         if found is None or (found[0].number, found[1]) == place or not found[0].alive:
@@ -210,24 +224,22 @@ class Ksm:
         leaf = found[0].table.find(found[1])
         if leaf is None or not leaf.present:
             return None
-        pfn = leaf.pfn + (found[1] - leaf.hva >> PAGE_SHIFT)
-        same = pfn not in self._nodes and self._memory.contents.read(pfn) == data
-        return found if same else None
+        other = leaf.pfn + (found[1] - leaf.hva >> PAGE_SHIFT)
+        return found if other not in self._nodes and self._equal(other, pfn) else None
 
     # -- merging ------------------------------------------------------------------------------
 
-    def _found(self, digest: bytes, space: "AddressSpace", hva: int) -> _Node:
+    def _found(self, digest: int, space: "AddressSpace", hva: int) -> _Node:
         """Make a page of the unstable tree a stable, read-only one."""
         leaf = self._small(space, hva)
         space.notify(hva, hva + PAGE_SIZE)
         space.table.set(leaf.address, leaf.entry & ~WRITABLE)
         frames = self._memory.frames
         frames.role[leaf.pfn], frames.mapping[leaf.pfn] = Role.KSM, self._number
-        place = space.number, hva
-        node = self._nodes[leaf.pfn] = _Node(leaf.pfn, digest, {place: space})
+        node = self._nodes[leaf.pfn] = _Node(leaf.pfn, digest, {(space.number, hva): space})
         self._stable.setdefault(digest, []).append(node)
         self._unstable.pop(digest, None)
-        self._unshared.discard(place)
+        self._items.set_unshared(space.number, hva, value=False)
         self._tap(HostMerged(hva, leaf.pfn << PAGE_SHIFT))
         return node
 
@@ -303,9 +315,8 @@ class Ksm:
 
     def _forget_all(self) -> None:
         self._items.clear()
-        self._unshared.clear()
         self._unstable.clear()
-        self._pass = iter(())
+        self._pass, self._rest = iter(()), None
 
     # -- what reclaim asks (linux/mapping.py) ---------------------------------------------
 

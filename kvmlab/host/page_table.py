@@ -61,6 +61,12 @@ def swap_entry(slot: int) -> int:
     return slot << _SWAP_SHIFT
 
 
+def _pieces(leaf: Leaf) -> NDArray[np.int64]:
+    """The 512 small entries that map what a huge one does."""
+    flags = leaf.entry & PAGE & ~LARGE
+    return leaf.pfn + np.arange(512) << PAGE_SHIFT | flags
+
+
 class PageTable:
     """A tree of tables; ``alloc`` gives a zeroed frame for one, ``free`` takes it back."""
 
@@ -85,7 +91,7 @@ class PageTable:
         return None
 
     def between(self, start: int, end: int) -> Iterator[Leaf]:
-        """Every entry of [start, end) that is not empty, in order; it may be changed meanwhile."""
+        """Every entry of [start, end) that is not empty, in order; those read already may be changed."""
         return self._below(self.root, _LEVELS, 0, start, end)
 
     def small_entries(self, hva: int, end: int) -> tuple[int, NDArray[np.int64]]:
@@ -102,6 +108,20 @@ class PageTable:
         address = self._entry_address(table, hva, 1)
         count = min(end - hva >> PAGE_SHIFT, 512 - (hva >> PAGE_SHIFT & 511))
         return address, self._ram.words_at(address, count).copy()
+
+    def as_small(self, start: int, end: int) -> NDArray[np.int64]:
+        """Entries of [start, end), which lie in one block, as small ones; a copy.
+
+        For a huge page those that would take its place if it were split.
+        """
+        _, entries = self.small_entries(start, end)
+        if len(entries):
+            return entries
+        leaf, count = self.find(start), end - start >> PAGE_SHIFT
+        if leaf is None:
+            return np.zeros(count, np.int64)
+        first = start - leaf.hva >> PAGE_SHIFT
+        return _pieces(leaf)[first : first + count]
 
     def fill(self, address: int, pfns: NDArray[np.int64]) -> None:
         """Let neighbouring entries of one table map these frames."""
@@ -142,9 +162,7 @@ class PageTable:
     def split(self, leaf: Leaf) -> None:
         """Put a table of 512 small entries in the place of a huge one (__split_huge_pmd())."""
         table = self._deposits.pop(leaf.address)
-        flags = leaf.entry & (PAGE | WRITABLE) & ~LARGE
-        for number in range(512):
-            self._ram.store(table + 8 * number, leaf.pfn + number << PAGE_SHIFT | flags)
+        self._ram.store_words(table, _pieces(leaf))
         self._ram.store(leaf.address, table | TABLE)
 
     def collapse(self, hva: int) -> int:
@@ -170,10 +188,11 @@ class PageTable:
     def _below(self, table: int, level: int, base: int, start: int, end: int) -> Iterator[Leaf]:
         shift = PAGE_SHIFT + 9 * (level - 1)
         first, last = max(0, start - base >> shift), min(511, end - 1 - base >> shift)
-        for index in range(first, last + 1):
-            entry, here = self._ram.load(table + 8 * index), base + (index << shift)
+        entries = self._ram.words_at(table + 8 * first, max(0, last + 1 - first)).tolist()
+        for index, entry in enumerate(entries, first):
             if not entry:
                 continue
+            here = base + (index << shift)
             if level == 1 or entry & LARGE:
                 yield Leaf(here, table + 8 * index, entry, level)
             else:
