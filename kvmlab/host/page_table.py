@@ -19,6 +19,7 @@ _FRAME = 0x000F_FFFF_FFFF_F000
 _SWAP_SHIFT = 9
 BLOCK = PAGE_SIZE << 9  # what a table of small pages covers
 _LEVELS = 4
+_YOUNG = PRESENT | ACCESSED
 
 
 @dataclass(slots=True)
@@ -122,6 +123,19 @@ class PageTable:
             return np.zeros(count, np.int64)
         first = start - leaf.hva >> PAGE_SHIFT
         return _pieces(leaf)[first : first + count]
+
+    def clear_accessed(self, hvas: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Clear A of small pages that are mapped; whether each had it."""
+        young = np.zeros(len(hvas), np.bool_)
+        blocks = hvas & -BLOCK
+        for block in set(blocks.tolist()):
+            mine = blocks == block
+            address, entries = self.small_entries(block, block + BLOCK)
+            where = hvas[mine] - block >> PAGE_SHIFT
+            young[mine] = entries[where] & _YOUNG == _YOUNG
+            entries[where] &= ~ACCESSED
+            self._ram.store_words(address, entries)
+        return young
 
     def fill(self, address: int, pfns: NDArray[np.int64]) -> None:
         """Let neighbouring entries of one table map these frames."""

@@ -24,10 +24,13 @@ class ProcessPages:
     def referenced(self, pages: Pages) -> NDArray[np.int64]:
         """Whether each page was accessed through this table or through others' of it."""
         frames = self._parts.memory.frames
-        spans = zip(frames.index[pages].tolist(), frames.order[pages].tolist(), strict=True)
-        return np.array(
-            [self.age(index << PAGE_SHIFT, PAGE_SIZE << order) for index, order in spans], np.int64
-        )
+        hvas, orders = frames.index[pages] << PAGE_SHIFT, frames.order[pages]
+        if orders.any():
+            spans = zip(hvas.tolist(), orders.tolist(), strict=True)
+            return np.array([self.age(hva, PAGE_SIZE << order) for hva, order in spans], np.int64)
+        young = self._space.table.clear_accessed(hvas)
+        asked = [self._elsewhere(hva, hva + PAGE_SIZE) for hva in hvas.tolist()]
+        return (young | asked).astype(np.int64)
 
     def age(self, hva: int, size: int) -> bool:
         """Whether a range was accessed since last asked; its A bits are clear then."""
@@ -36,7 +39,11 @@ class ProcessPages:
             if leaf.present and leaf.entry & ACCESSED:
                 self._space.table.set(leaf.address, leaf.entry & ~ACCESSED)
                 young = True
-        return any([ask(hva, hva + size) for ask in self._space.agers]) or young  # noqa: C419  ask all
+        return self._elsewhere(hva, hva + size) or young
+
+    def _elsewhere(self, start: int, end: int) -> bool:
+        """Whether it was through others' tables: all are asked."""
+        return any([ask(start, end) for ask in self._space.agers])  # noqa: C419
 
     def unmap(self, pages: Pages, slots: Pages) -> NDArray[np.bool_]:
         """Pages of one frame go to their swap slots."""

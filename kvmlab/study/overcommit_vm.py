@@ -190,8 +190,9 @@ class Vm:
     def _age(self, start: int, end: int) -> bool:
         """KVM's clear_flush_young: were these pages used through EPT?"""
         first, last = start - self._base >> PAGE_SHIFT, end - self._base >> PAGE_SHIFT
-        young = bool(self._accessed[first:last].any())
-        self._accessed[first:last] = False
+        used = self._accessed[first:last]
+        young = np.count_nonzero(used) > 0
+        used[:] = False
         return young
 
     def _taken(self, start: int, end: int) -> None:
