@@ -15,12 +15,12 @@ from kvmlab.base.errors import BadAddress, MachineCheck, ProcessKilled
 from kvmlab.hardware.formats import compile_tables, format_named
 from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE
-from kvmlab.hardware.records import WRITE, Fault, Mapped
+from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.walker import walk
 from kvmlab.host.areas import Areas
 from kvmlab.host.discard import Discard
 from kvmlab.host.huge_pages import huge_fault
-from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, Leaf, PageTable
+from kvmlab.host.page_table import ACCESSED, LARGE, PAGE, WRITABLE, Leaf, PageTable
 from kvmlab.host.parts import Parts
 from kvmlab.host.populate import fill_table
 from kvmlab.host.process_pages import ProcessPages
@@ -180,20 +180,21 @@ class AddressSpace:
         shared one is copied for a ``write``.  Raises `BadAddress`, or `ProcessKilled`.
         """
         self.check_alive()
-        found = self.translate(hva)
-        if found and (found.rights & WRITE or not write):
-            if not found.leaf & ACCESSED:
-                self.table.set(found.path[-1].hpa, found.leaf | ACCESSED)
-            return found
-        self._fault(hva)
+        leaf = self.table.find(hva)
+        there = leaf is not None and leaf.present
+        if not there or (write and leaf and not leaf.entry & WRITABLE):
+            self._fault(hva, leaf)
         found = self.translate(hva)
         if found is None:
             raise MachineCheck(f"the fault at HVA {hva:#x} left nothing mapped there")
+        if not there:
+            self._tap(HostFault(hva, found.address, found.shift))
+        elif not found.leaf & ACCESSED:
+            self.table.set(found.path[-1].hpa, found.leaf | ACCESSED)
         return found
 
-    def _fault(self, hva: int) -> None:
+    def _fault(self, hva: int, leaf: Leaf | None) -> None:
         area = self.areas.find(hva)
-        leaf = self.table.find(hva)
         self._tap(VmEvent("pgfault"))
         if leaf and leaf.present:
             self._parts.ksm.unshare(self, leaf)
@@ -207,8 +208,6 @@ class AddressSpace:
         elif not huge_fault(self, self._parts, area, hva):
             address = self.table.prepare(hva, 1)
             self.map_page(hva, self.frame(), address)
-        if found := self.translate(hva):
-            self._tap(HostFault(hva, found.address, found.shift))
 
     def _swap_in(self, leaf: Leaf) -> None:
         pfn = self.frame()

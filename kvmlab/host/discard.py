@@ -32,7 +32,7 @@ class Discard:
         when it is split.  Whole pages of one area only; raises `BadAddress`.
         """
         area = self._space.areas.whole_pages(hva, size)
-        for edge in (hva, hva + size - 1):
+        for edge in dict.fromkeys((hva, hva + size - PAGE_SIZE)):
             leaf = self._space.table.find(edge)
             if leaf and leaf.level == 2 and not area.pool:
                 within = hva <= leaf.hva and leaf.hva + BLOCK <= hva + size
@@ -69,6 +69,8 @@ class Discard:
         """
         address, entries = self._space.table.small_entries(hva, end)
         used = np.flatnonzero(entries)
+        if len(entries) > len(used) == 0:
+            return 0
         pfns = pfns_of(entries[used])
         present = (entries[used] & PRESENT != 0).all()
         if not len(used) or not present or not self._parts.plain(pfns):

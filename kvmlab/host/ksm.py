@@ -175,38 +175,33 @@ class Ksm:
         items.seen[where] = self.full_scans
         single = self._memory.frames.role[pfns] != Role.KSM
         hvas, pfns, where = hvas[single], pfns[single], where[single]
-        items.unshared[where] = False
         found = digests(self._ram.frames(pfns), self._weights)
         calm = items.taken[where] & (items.digest[where] == found)
+        items.unshared[where] = calm
         pages = zip(hvas.tolist(), pfns.tolist(), found.tolist(), calm.tolist(), strict=True)
-        for hva, pfn, digest, same in pages:
-            if not self._place(space, hva, pfn, digest, calm=same):
-                page = hva >> PAGE_SHIFT & 511
-                items.digest[page], items.taken[page] = digest, True
+        merged = np.array([self._place(space, *page) for page in pages], np.bool_)
+        items.unshared[where[merged]] = False
+        changed = ~(calm | merged)
+        items.digest[where[changed]], items.taken[where[changed]] = found[changed], True
 
-    def _place(
-        self, space: "AddressSpace", hva: int, pfn: int, digest: int, *, calm: bool
-    ) -> bool:
-        """One page: into the stable tree or the unstable one (cmp_and_merge_page()).
-
-        False if it goes to neither, as it is not ``calm``: it changed since it was last seen.
-        """
-        if node := self._roomy(digest, pfn):
+    def _place(self, space: "AddressSpace", hva: int, pfn: int, digest: int, calm: bool) -> bool:  # noqa: FBT001
+        """One page (cmp_and_merge_page()): whether it was merged; ``calm`` ones may be later."""
+        if digest in self._stable and (node := self._roomy(digest, pfn)):
             self._merge(node, space, hva)
-        elif calm and (partner := self._partner(digest, pfn, (space.number, hva))):
-            self._merge(self._found(digest, *partner), space, hva)
-        elif calm:
-            self._unstable[digest] = space, hva
-            self._items.set_unshared(space.number, hva, value=True)
-        else:
+            return True
+        if not calm:
             return False
-        return True
+        if partner := self._partner(digest, pfn, (space.number, hva)):
+            self._merge(self._found(digest, *partner), space, hva)
+            return True
+        self._unstable[digest] = space, hva
+        return False
 
     def _roomy(self, digest: int, pfn: int) -> _Node | None:
         """The fullest stable page of these contents that may have one mapping more."""
         fit = [
             node
-            for node in self._stable.get(digest, ())
+            for node in self._stable[digest]
             if len(node.mappers) < self.settings.max_page_sharing and self._equal(node.pfn, pfn)
         ]
         return max(fit, key=lambda node: len(node.mappers), default=None)

@@ -92,7 +92,7 @@ class PageTable:
         return None
 
     def between(self, start: int, end: int) -> Iterator[Leaf]:
-        """Every entry of [start, end) that is not empty, in order; those read already may be changed."""
+        """Every entry of [start, end) that is not empty, in order; one may be changed once seen."""
         return self._below(self.root, _LEVELS, 0, start, end)
 
     def small_entries(self, hva: int, end: int) -> tuple[int, NDArray[np.int64]]:

@@ -19,11 +19,14 @@ Pages = NDArray[np.int64]
 
 def runs(numbers: Pages) -> Iterator[tuple[int, int]]:
     """Numbers in any order, each counted once, as (first, count) of neighbours."""
-    ordered = numbers if (np.diff(numbers) > 0).all() else np.unique(numbers)
-    breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
-    firsts = np.append(0, breaks) if len(ordered) else breaks
-    lengths = np.diff(np.append(firsts, len(ordered)))
-    yield from zip(ordered[firsts].tolist(), lengths.tolist(), strict=True)
+    steps = numbers[1:] - numbers[:-1]
+    if (steps <= 0).any():
+        numbers = np.unique(numbers)
+        steps = numbers[1:] - numbers[:-1]
+    start = 0
+    for last in [*np.flatnonzero(steps != 1).tolist(), len(numbers) - 1] if len(numbers) else []:
+        yield int(numbers[start]), last + 1 - start
+        start = last + 1
 
 
 class Role(IntEnum):
@@ -132,6 +135,20 @@ class Frames:
     def with_role(self, role: Role) -> Pages:
         """Every frame of a role, in order."""
         return np.flatnonzero(self.role == role)
+
+    def swap_backed(self, pages: Pages) -> NDArray[np.bool_]:
+        """Which pages go to swap, rather than to a file."""
+        roles = self.role[pages]
+        found = np.zeros(len(pages), np.bool_)
+        for role in SWAP_BACKED:
+            found |= roles == role
+        return found
+
+    def total(self, pages: Pages) -> int:
+        """How many frames pages have together."""
+        if not self.order.flags.writeable:
+            return len(pages)  # nothing larger was ever taken
+        return int(self.sizes(pages).sum())
 
     def sizes(self, pages: Pages) -> NDArray[np.int64]:
         """How many frames each page has."""

@@ -28,7 +28,7 @@ class Lru(IntEnum):
     @property
     def kind(self) -> str:
         """``anon`` or ``file``."""
-        return "file" if self >= Lru.INACTIVE_FILE else "anon"
+        return "file" if self >= 2 else "anon"
 
 
 class Lists:
@@ -52,38 +52,42 @@ class Lists:
         frames.lru[pages] = lru
         self._append(lru, pages)
         self._live[lru] += len(pages)
-        self.size[lru] += int(frames.sizes(pages).sum())
+        self.size[lru] += frames.total(pages)
         if len(self._queues[lru]) > _SLACK or self._lengths[lru] > 2 * self._live[lru] + _SLACK:
             self._sweep(lru)
 
     def remove(self, pages: Pages) -> None:
         """Take pages off whatever lists they are on."""
         where = self._frames.lru[pages]
-        for lru in Lru:
-            here = pages[where == lru]
-            if len(here):
-                self._forget(here, lru)
+        for lru in set(where.tolist()) - {NOWHERE}:
+            self._forget(pages[where == lru], Lru(lru))
 
     def tail(self, lru: Lru, count: int) -> Pages:
         """Take up to ``count`` pages off the tail of ``lru``, the oldest first."""
         queue, frames = self._queues[lru], self._frames
         taken: list[Pages] = []
         while queue and count:
-            kept, first = queue.popleft()
-            pages = _pages(kept)
-            self._lengths[lru] -= len(pages)
-            stamps = np.arange(first, first + len(pages))
-            alive = np.flatnonzero((frames.stamp[pages] == stamps) & (frames.lru[pages] == lru))
-            if len(alive) > count:
-                rest = int(alive[count])
-                queue.appendleft((kept[rest:], first + rest))
-                self._lengths[lru] += len(pages) - rest
-                alive = alive[:count]
-            taken.append(pages[alive])
+            pages, stamps = self._front(lru, count)
+            alive = pages[(frames.stamp[pages] == stamps) & (frames.lru[pages] == lru)]
+            taken.append(alive)
             count -= len(alive)
         found = np.concatenate(taken) if taken else np.empty(0, np.int64)
         self._forget(found, lru)
         return found
+
+    def _front(self, lru: Lru, count: int) -> tuple[Pages, Pages]:
+        """The first ``count`` entries off a queue, ghosts included: pages and stamps."""
+        queue, pages, stamps = self._queues[lru], list[int](), list[int]()
+        while queue and len(pages) < count:
+            kept, first = queue.popleft()
+            room = count - len(pages)
+            if len(kept) > room:
+                queue.appendleft((kept[room:], first + room))
+                kept = kept[:room]
+            pages += kept if isinstance(kept, range) else kept.tolist()
+            stamps += range(first, first + len(kept))
+        self._lengths[lru] -= len(pages)
+        return np.array(pages, np.int64), np.array(stamps, np.int64)
 
     def pages(self, lru: Lru) -> Pages:
         """All pages of a list, the oldest first."""
@@ -93,7 +97,7 @@ class Lists:
     def _forget(self, pages: Pages, lru: Lru) -> None:
         self._frames.lru[pages] = NOWHERE
         self._live[lru] -= len(pages)
-        self.size[lru] -= int(self._frames.sizes(pages).sum())
+        self.size[lru] -= self._frames.total(pages)
 
     def _append(self, lru: Lru, pages: Pages) -> None:
         """Stamp pages, and put them on a queue; neighbours take no more room than one."""
@@ -121,8 +125,3 @@ class Lists:
         self._stamps = 1
         for lru, alive in zip(Lru, lists, strict=True):
             self._replace(lru, alive)
-
-
-def _pages(kept: Pages | range) -> Pages:
-    """Pages as an array."""
-    return np.arange(kept.start, kept.stop) if isinstance(kept, range) else kept

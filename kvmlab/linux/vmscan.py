@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmlab.base.tap import Tap
-from kvmlab.linux.frames import SWAP_BACKED, Frames, Pages
+from kvmlab.linux.frames import Frames, Pages
 from kvmlab.linux.lru import Lists, Lru
 from kvmlab.linux.mapping import Contents, Mapping
 from kvmlab.linux.records import Deactivated, Scan, VmEvent
@@ -21,6 +21,7 @@ from kvmlab.linux.swap import Swap
 SWAP_CLUSTER_MAX = 32
 _DEF_PRIORITY = 12  # the first pass looks at 1/4096 of each list, the last one at all
 _GIB_SHIFT = 18  # pages to GiB
+_LISTS = _INACTIVE_ANON, _ACTIVE_ANON, _INACTIVE_FILE, _ACTIVE_FILE = tuple(Lru)
 
 
 class Reclaim:
@@ -58,27 +59,27 @@ class Reclaim:
     def _shrink_lists(self, priority: int, target: int, by: str) -> int:
         left = self._scan_counts(priority)
         reclaimed = 0
-        evictable = (Lru.INACTIVE_ANON, Lru.ACTIVE_FILE, Lru.INACTIVE_FILE)
+        evictable = (_INACTIVE_ANON, _ACTIVE_FILE, _INACTIVE_FILE)
         while reclaimed < target and any(left[lru] for lru in evictable):
-            for lru in Lru:
+            for lru in _LISTS:
                 count = min(left[lru], self.batch)
                 left[lru] -= count
                 if not count:
                     continue
-                if lru in (Lru.ACTIVE_ANON, Lru.ACTIVE_FILE):
+                if lru in (_ACTIVE_ANON, _ACTIVE_FILE):
                     if self._inactive_is_low(lru.kind):
                         self._shrink_active(lru, count)
                 else:
                     reclaimed += self._shrink_inactive(lru, count, by)
         if self.swap.free and self._inactive_is_low("anon"):
-            self._shrink_active(Lru.ACTIVE_ANON, self.batch)  # for the balance of the two lists
+            self._shrink_active(_ACTIVE_ANON, self.batch)  # for the balance of the two lists
         return reclaimed
 
     def _scan_counts(self, priority: int) -> list[int]:
         """How many pages of each list this pass may look at."""
         shares = self._shares(priority)
         counts = []
-        for lru in Lru:
+        for lru in _LISTS:
             count = self._lists.size[lru] >> priority
             numerator, denominator = shares[lru.kind]
             counts.append(count * numerator // denominator)
@@ -88,15 +89,15 @@ class Reclaim:
         """The fraction of the anonymous lists, and of those of the page cache, to be scanned."""
         size, none, whole = self._lists.size, (0, 1), (1, 1)
         free, high = self._spare()
-        files = size[Lru.INACTIVE_FILE] + size[Lru.ACTIVE_FILE]
+        files = size[_INACTIVE_FILE] + size[_ACTIVE_FILE]
         if not self.swap.free or not self.swappiness:
             return {"anon": none, "file": whole}
         if not priority:
             return {"anon": whole, "file": whole}
-        tiny = files + free <= high and size[Lru.INACTIVE_ANON] >> priority
+        tiny = files + free <= high and size[_INACTIVE_ANON] >> priority
         if tiny and not self._inactive_is_low("anon"):
             return {"anon": whole, "file": none}
-        if size[Lru.INACTIVE_FILE] >> priority and not self._inactive_is_low("file"):
+        if size[_INACTIVE_FILE] >> priority and not self._inactive_is_low("file"):
             return {"anon": none, "file": whole}  # cache_trim_mode: cache used once goes first
         total = sum(self._cost.values())
         anon = self.swappiness * (2 * total + 1) // (total + self._cost["anon"] + 1)
@@ -105,7 +106,7 @@ class Reclaim:
 
     def _inactive_is_low(self, kind: str) -> bool:
         """Whether too few pages of a kind are inactive to find out which ones are unused."""
-        first = Lru.INACTIVE_FILE if kind == "file" else Lru.INACTIVE_ANON
+        first = _INACTIVE_FILE if kind == "file" else _INACTIVE_ANON
         inactive, active = self._lists.size[first], self._lists.size[first + 1]
         gib = inactive + active >> _GIB_SHIFT
         return inactive * (isqrt(10 * gib) if gib else 1) < active
@@ -158,7 +159,7 @@ class Reclaim:
     def _pageout(self, pages: Pages) -> tuple[int, Pages]:
         """Evict pages; returns how many are free now, and those that could not go."""
         frames = self._frames
-        backed = np.isin(frames.role[pages], SWAP_BACKED)
+        backed = frames.swap_backed(pages)
         anon, file = pages[backed], pages[~backed]
         slots = self.swap.alloc(len(anon))
         anon, homeless = anon[: len(slots)], anon[len(slots) :]
@@ -192,7 +193,7 @@ class Reclaim:
 
     def _by_mapping(self, pages: Pages) -> list[tuple[NDArray[np.bool_], Mapping]]:
         owners = self._frames.mapping[pages]
-        return [(owners == one, self._mappings[one]) for one in np.unique(owners).tolist()]
+        return [(owners == one, self._mappings[one]) for one in sorted(set(owners.tolist()))]
 
     def _referenced(self, pages: Pages) -> NDArray[np.int64]:
         found = np.zeros(len(pages), np.int64)

@@ -178,11 +178,11 @@ class Vm:
 
     def _write(self, first: int, count: int) -> None:
         """Give fresh pages their contents: the same as elsewhere, or nobody else's."""
-        for frame in range(first, first + count):
-            found = self.space.translate(self._hva(frame))
+        for leaf in self.space.table.between(self._hva(first), self._hva(first + count)):
+            frame = leaf.hva - self._base >> PAGE_SHIFT
             own = 0 if frame <= self._image else self.space.number << 32
-            if found:
-                self._ram.write(found.address, (own | frame).to_bytes(8, "little"))
+            if leaf.present:
+                self._ram.store(leaf.pfn << PAGE_SHIFT, own | frame)
 
     def _hva(self, frame: int) -> int:
         return self._base + (frame << PAGE_SHIFT)
@@ -191,7 +191,7 @@ class Vm:
         """KVM's clear_flush_young: were these pages used through EPT?"""
         first, last = start - self._base >> PAGE_SHIFT, end - self._base >> PAGE_SHIFT
         used = self._accessed[first:last]
-        young = np.count_nonzero(used) > 0
+        young = bool(np.count_nonzero(used))
         used[:] = False
         return young
 
@@ -225,7 +225,10 @@ class Vm:
 
     def _inflated(self, count: int) -> Iterator[int]:
         """Frames for the balloon, each by one light attempt (guest/balloon.py)."""
-        for _ in range(max(count, 0)):
+        spare = self.memory.buddy.free_frames - self.memory.zone.marks.low
+        easy = max(min(count, spare), 0)
+        yield from self.memory.alloc_pages(Role.BALLOON, easy).tolist()
+        for _ in range(max(count, 0) - easy):
             try:
                 yield self.memory.alloc(Role.BALLOON, light=True)
             except OutOfMemory:
