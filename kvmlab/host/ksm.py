@@ -184,7 +184,7 @@ class Ksm:
         changed = ~(calm | merged)
         items.digest[where[changed]], items.taken[where[changed]] = found[changed], True
 
-    def _place(self, space: "AddressSpace", hva: int, pfn: int, digest: int, calm: bool) -> bool:  # noqa: FBT001
+    def _place(self, space: "AddressSpace", hva: int, pfn: int, digest: int, calm: bool) -> bool:
         """One page (cmp_and_merge_page()): whether it was merged; ``calm`` ones may be later."""
         if digest in self._stable and (node := self._roomy(digest, pfn)):
             self._merge(node, space, hva)
