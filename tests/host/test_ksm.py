@@ -3,11 +3,19 @@
 The numbers are worked out of the kernel's documentation, not measured.
 """
 
+import random
+from itertools import cycle
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvmlab.base.clock import SECOND, Clock
 from kvmlab.base.errors import BadChoice
 from kvmlab.host.ksm import RUN, STOP, UNMERGE
+from kvmlab.host.ksm_items import digest_weights, digests
+from kvmlab.host.records import HostMerged
 from tests.host.setting import HUGE, MIB, Setting
 
 
@@ -187,3 +195,78 @@ def test_an_unknown_run_is_refused():
         setting.host.ksm.run = 3
     assert setting.host.ksm.run == STOP
     assert MIB
+
+
+# -- many pages in one step -----------------------------------------------------------------
+
+WORD = st.integers(-(1 << 63), (1 << 63) - 1)
+
+
+@given(st.integers(0, 511), WORD, WORD, WORD)
+def test_pages_that_differ_in_one_word_have_different_digests(place, one, other, rest):
+    pages = np.full((2, 512), rest)
+    pages[:, place] = one, other
+    first, second = digests(pages, digest_weights()).tolist()
+    assert (first == second) == (one == other)
+
+
+def scanned(batches):
+    """Full scans of two guests and a huge page, which change between one and the next."""
+    setting, spaces = guests(2, 700, lambda guest, page: page % 50 or guest * 1000 + page)
+    huge, hva = setting.process(8)
+    hva = -(-hva // HUGE) * HUGE
+    huge.advise_huge(hva, wanted=True)
+    huge.advise_mergeable(hva, wanted=True)
+    setting.write(huge, hva, 7)
+    choose = random.Random(1)
+    found = []
+    for scan in range(1, 9):
+        for count in cycle(batches):
+            setting.host.ksm.scan(count)
+            if setting.host.ksm.full_scans > scan:
+                break
+        for space, start in spaces:
+            page = choose.randrange(700)
+            setting.write(space, start + page * 4096, choose.randrange(60))
+            space.madvise_dontneed(start + choose.randrange(700) * 4096, 4096)
+        found.append(counters(setting.host.ksm))
+    setting.check()
+    return found, [one for one in setting.records if isinstance(one, HostMerged)]
+
+
+def test_a_batch_finds_what_its_pages_one_by_one_do():
+    alone = scanned([1])
+    assert alone[0][-1][0]
+    assert scanned([10_000]) == alone
+    assert scanned([3, 400, 1, 96]) == alone
+
+
+def test_a_page_of_zeroes_is_looked_at_twice_too_before_it_is_merged():
+    setting, _ = guests(2, 5, lambda _guest, _page: 0)
+    full_scans(setting, 1)
+    assert counters(setting.host.ksm) == (0, 0, 0, 10)
+    full_scans(setting, 1)
+    assert counters(setting.host.ksm) == (1, 9, 0, 0)
+
+
+def test_a_page_that_was_gone_for_a_full_scan_begins_anew():
+    setting, ((space, hva), _) = guests(2, 5, lambda guest, page: guest * 10 + page + 1)
+    full_scans(setting, 2)
+    assert counters(setting.host.ksm) == (0, 0, 10, 0)
+    space.madvise_dontneed(hva, 4096)
+    full_scans(setting, 2)
+    assert counters(setting.host.ksm) == (0, 0, 9, 0)
+    setting.write(space, hva, 1)  # what it held before
+    full_scans(setting, 1)
+    assert counters(setting.host.ksm) == (0, 0, 9, 1)
+
+
+def test_a_page_that_comes_behind_the_scan_of_its_table_waits_for_the_next():
+    setting, ((space, hva),) = guests(1, 4)
+    setting.host.ksm.scan(1)  # begins a pass
+    setting.host.ksm.scan(2)
+    setting.write(space, hva + 100 * 4096, 1000)
+    setting.host.ksm.scan(100)
+    assert counters(setting.host.ksm) == (0, 0, 0, 4)
+    full_scans(setting, 2)
+    assert counters(setting.host.ksm) == (0, 0, 5, 0)
