@@ -4,7 +4,7 @@ A scene is plain data.  A test reads it without a browser, `Scene.to_json` is wh
 the browser is given, and a lecture page holds the very same data.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["now", "done", "used", "fault"]
@@ -59,4 +59,17 @@ class Scene:
 
     def to_json(self) -> dict[str, object]:
         """The scene as dicts, lists and strings, ready for `json.dumps`."""
-        return asdict(self)
+        return _named(self) | {"steps": [_step(one) for one in self.steps]}
+
+
+def _step(step: SceneStep) -> dict[str, object]:
+    return _named(step) | {
+        "detail": step.detail and _named(step.detail),
+        "ask": step.ask and _named(step.ask),
+    }
+
+
+def _named(one: Scene | SceneStep | Table | Ask) -> dict[str, object]:
+    """The fields by their names; lists and dicts may go on changing in the scene."""
+    fields = ((name, getattr(one, name)) for name in one.__slots__)
+    return {name: held.copy() if isinstance(held, list | dict) else held for name, held in fields}

@@ -93,7 +93,10 @@ class PageTable:
 
     def between(self, start: int, end: int) -> Iterator[Leaf]:
         """Every entry of [start, end) that is not empty, in order; one may be changed once seen."""
-        return self._below(self.root, _LEVELS, 0, start, end)
+        if end - start > PAGE_SIZE:
+            return self._below(self.root, _LEVELS, 0, start, end)
+        leaf = self.find(start)
+        return iter(() if leaf is None else (leaf,))
 
     def small_entries(self, hva: int, end: int) -> tuple[int, NDArray[np.int64]]:
         """Entries from ``hva`` on, up to ``end`` and in one table of small pages; a copy.

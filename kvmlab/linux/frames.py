@@ -64,6 +64,7 @@ class Frames:
 
     def __init__(self, end: int) -> None:
         self._end = end
+        self._swap_backed = np.isin(np.arange(len(Role)), SWAP_BACKED)
         self.role: NDArray[np.uint8] = np.zeros(_FIRST, np.uint8)
         self.order: NDArray[np.uint8] = _unused(_FIRST, np.uint8)  # of a head: a page of 2**order
         self.lru: NDArray[np.uint8] = np.full(_FIRST, NOWHERE, np.uint8)
@@ -138,11 +139,7 @@ class Frames:
 
     def swap_backed(self, pages: Pages) -> NDArray[np.bool_]:
         """Which pages go to swap, rather than to a file."""
-        roles = self.role[pages]
-        found = np.zeros(len(pages), np.bool_)
-        for role in SWAP_BACKED:
-            found |= roles == role
-        return found
+        return self._swap_backed[self.role[pages]]
 
     def total(self, pages: Pages) -> int:
         """How many frames pages have together."""

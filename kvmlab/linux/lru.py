@@ -102,9 +102,10 @@ class Lists:
     def _append(self, lru: Lru, pages: Pages) -> None:
         """Stamp pages, and put them on a queue; neighbours take no more room than one."""
         first, count = int(pages[0]), len(pages)
-        self._frames.stamp[pages] = np.arange(self._stamps, self._stamps + count)
+        stamps = np.arange(self._stamps, self._stamps + count) if count > 1 else self._stamps
+        self._frames.stamp[pages] = stamps
         row = range(first, first + count)
-        neighbours = count == 1 or bool((np.diff(pages) == 1).all())
+        neighbours = count == 1 or bool((pages[1:] - pages[:-1] == 1).all())
         self._queues[lru].append((row if neighbours else pages, self._stamps))
         self._stamps += count
         self._lengths[lru] += count

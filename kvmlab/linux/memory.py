@@ -111,7 +111,7 @@ class Memory:
 
     def add_page(self, pfn: int, mapping: int, index: int, lru: Lru) -> None:
         """A page belongs to ``mapping`` at ``index`` and may be reclaimed from now on."""
-        self.own(np.array([pfn]), mapping, index)
+        self.frames.mapping[pfn], self.frames.index[pfn] = mapping, index
         self.lists.add(np.array([pfn]), lru)
 
     def own(self, pages: Pages, mapping: int, index: int) -> None:

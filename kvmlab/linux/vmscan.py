@@ -77,13 +77,12 @@ class Reclaim:
 
     def _scan_counts(self, priority: int) -> list[int]:
         """How many pages of each list this pass may look at."""
+        counts = [size >> priority for size in self._lists.size]
+        if not any(counts):
+            return counts
         shares = self._shares(priority)
-        counts = []
-        for lru in _LISTS:
-            count = self._lists.size[lru] >> priority
-            numerator, denominator = shares[lru.kind]
-            counts.append(count * numerator // denominator)
-        return counts
+        parts = [shares[lru.kind] for lru in _LISTS]
+        return [count * part // whole for count, (part, whole) in zip(counts, parts, strict=True)]
 
     def _shares(self, priority: int) -> dict[str, tuple[int, int]]:
         """The fraction of the anonymous lists, and of those of the page cache, to be scanned."""

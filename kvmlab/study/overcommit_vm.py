@@ -22,6 +22,8 @@ from kvmlab.linux.swap import Swap
 from kvmlab.linux.vmstat import VmStat
 
 _FIRST = 1  # guest frame 0 stands for none
+_ANON, _LIST = Role.ANON, Lru.INACTIVE_ANON  # of all pages of programs
+_ZEROES = bytes(PAGE_SIZE)
 _RESERVE = 16  # KiB, scaled: vm.min_free_kbytes of a guest of 4 GiB is 64 MiB with THP
 
 
@@ -33,12 +35,12 @@ class _Contents:
 
     def read(self, pfn: int) -> bytes:
         """A page goes to the guest's disk: if the host has swapped it, it comes in for that."""
-        self._vm.use(np.array([pfn]))
-        return bytes(PAGE_SIZE)
+        self._vm.use_one(pfn)
+        return _ZEROES
 
     def write(self, pfn: int, _data: bytes) -> None:
         """A page comes from the guest's disk."""
-        self._vm.use(np.array([pfn]))
+        self._vm.use_one(pfn)
 
     def clear(self, first: int, count: int) -> None:
         """Nothing: freed memory is not touched."""
@@ -98,8 +100,11 @@ class Vm:
         missing = pages[self._frame[pages] == 0]
         spare = self.memory.buddy.free_frames - self.memory.zone.marks.low
         if len(missing) and len(missing) < spare and not self._slot[missing].any():
-            frames = self.memory.alloc_pages(Role.ANON, len(missing))
-            self._map(missing, frames)
+            frames = self.memory.alloc_pages(_ANON, len(missing))
+            self._frame[missing] = frames
+            self.memory.frames.mapping[frames] = self._number
+            self.memory.frames.index[frames] = missing
+            self.memory.lists.add(frames, _LIST)
         else:
             for page in missing.tolist():
                 self._fault(page)
@@ -107,17 +112,12 @@ class Vm:
         self.use(frames[frames > 0])
 
     def _fault(self, page: int) -> None:
-        frame = self.memory.alloc(Role.ANON)
+        frame = self.memory.alloc(_ANON)
         if slot := int(self._slot[page]):
             self.memory.swap_in(slot, frame)
             self._slot[page] = 0
-        self._map(np.array([page]), np.array([frame]))
-
-    def _map(self, pages: Pages, frames: Pages) -> None:
-        self._frame[pages] = frames
-        self.memory.frames.mapping[frames] = self._number
-        self.memory.frames.index[frames] = pages
-        self.memory.lists.add(frames, Lru.INACTIVE_ANON)
+        self._frame[page] = frame
+        self.memory.add_page(frame, self._number, page, _LIST)
 
     def _free(self, pages: Pages) -> None:
         slots = self._slot[pages]
@@ -161,6 +161,12 @@ class Vm:
         for first, count in runs(missing) if len(missing) else ():
             self._back(first, count)
 
+    def use_one(self, frame: int) -> None:
+        """The same for one frame."""
+        self._accessed[frame] = True
+        if not self._backed[frame]:
+            self._back(frame, 1)
+
     def _back(self, first: int, count: int) -> None:
         hva, end = self._hva(first), self._hva(first + count)
         while hva < end:
@@ -191,7 +197,7 @@ class Vm:
         """KVM's clear_flush_young: were these pages used through EPT?"""
         first, last = start - self._base >> PAGE_SHIFT, end - self._base >> PAGE_SHIFT
         used = self._accessed[first:last]
-        young = bool(np.count_nonzero(used))
+        young = True in used.tolist()
         used[:] = False
         return young
 

@@ -1,6 +1,7 @@
 """What is drawn, said and asked of a crowded day is what its ticks hold."""
 
 import json
+from dataclasses import asdict
 from functools import cache
 from xml.etree import ElementTree as ET
 
@@ -65,6 +66,7 @@ def test_cells_are_in_proportion_and_every_key_is_drawn(chosen):
             else:
                 assert set(marks) == {"×"}
     assert len(json.dumps(drawing.to_json())) < 250_000
+    assert drawing.to_json() == asdict(drawing)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
