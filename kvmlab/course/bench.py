@@ -26,7 +26,7 @@ from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import Fault, Kind, Mapped, Step, VmExit
 from kvmlab.hardware.tlb import UNIFIED, Geometry
 from kvmlab.hardware.vmcs import Vmcs
-from kvmlab.hardware.walker import walk
+from kvmlab.hardware.walker import steps_of
 
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, GLOBAL, XD = 1, 2, 4, 32, 64, 256, 1 << 63
 OPEN = PRESENT | WRITABLE | USER
@@ -171,15 +171,7 @@ class Bench:
 
     def walk(self, gva: int) -> tuple[list[Step], Mapped | Fault]:
         """Walk ``gva`` without judging: the references, and where it ended."""
-        steps: list[Step] = []
-        walking = walk(compile_tables(self.format, Processor()), self.root, gva, self.ram)
-        while True:
-            try:
-                record = next(walking)
-            except StopIteration as end:
-                return steps, end.value
-            if isinstance(record, Step):
-                steps.append(record)
+        return steps_of(compile_tables(self.format, Processor()), self.root, gva, self.ram)
 
     def access(self, gva: int, kind: Kind, *, user: bool = True) -> Outcome:
         """One attempt of the processor; what it tells goes to `records`."""

@@ -10,10 +10,11 @@ too.  No processor on sale does this.
 
 from dataclasses import dataclass, replace
 
+from kvmlab.base.tap import Tap
 from kvmlab.hardware.formats import ALL_RIGHTS, Tables
 from kvmlab.hardware.ram import PAGE_SHIFT, Ram
 from kvmlab.hardware.records import Mapped
-from kvmlab.hardware.walker import Locate, Start, Switched, Walk, walk
+from kvmlab.hardware.walker import Locate, Start, Switched, Walked, walk
 
 SWITCH = 1 << 9
 """The switching bit, one of the bits that 64-bit paging ignores; in the root as in an entry."""
@@ -33,7 +34,9 @@ def shadow_of(guest: Tables, root: int) -> Shadow:
     return Shadow(replace(guest, format=fmt, switch=SWITCH), root)
 
 
-def agile_walk(shadow: Shadow, guest: Tables, gva: int, ram: Ram, locate: Locate) -> Walk:
+def agile_walk(
+    shadow: Shadow, guest: Tables, gva: int, ram: Ram, tap: Tap, locate: Locate
+) -> Walked:
     """Translate ``gva``: host-physical if the shadow tree has its leaf, else guest-physical.
 
     The table of the `Mapped` says which.  A fault belongs to the part of the walk that met it.
@@ -41,22 +44,22 @@ def agile_walk(shadow: Shadow, guest: Tables, gva: int, ram: Ram, locate: Locate
     """
     start = Start(guest.format.levels + 1, shadow.root & ~SWITCH, ALL_RIGHTS)
     if not shadow.root & SWITCH:
-        found = yield from walk(shadow.tables, shadow.root, gva, ram)
+        found = walk(shadow.tables, shadow.root, gva, ram, tap)
         if not isinstance(found, Switched):
             return found
         start = Start(found.path[-1].level, found.address, found.rights)
-    return (yield from walk(guest, start.base, gva, ram, _beyond(locate), start))
+    return walk(guest, start.base, gva, ram, tap, _beyond(locate), start)
 
 
 def _beyond(locate: Locate) -> Locate:
     """As ``locate``, but the first table is where the switching entry says: in the host."""
     first = True
 
-    def place(slot: int) -> Walk:
+    def place(slot: int) -> Walked:
         nonlocal first
         if first:
             first = False
             return Mapped("shadow", slot, PAGE_SHIFT, ALL_RIGHTS, 0, [])
-        return (yield from locate(slot))
+        return locate(slot)
 
     return place

@@ -9,13 +9,14 @@ Nothing is handed over where an entry that would be used is not what the tables 
 that is asked for: what a stale entry entails is for the scalar path.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from kvmlab.base.tap import silent
 from kvmlab.hardware.batch_judge import TABLE, traits
 from kvmlab.hardware.batch_lru import LruArray
 from kvmlab.hardware.batch_misses import Column, Uppers
@@ -33,7 +34,6 @@ from kvmlab.hardware.walker import walk
 Entry = tuple[Any, Any]
 """A key, and what is cached under it."""
 
-T = TypeVar("T")
 _FAR = (1 << 25) - 1  # numbers of nobody begin at a multiple of it and one
 
 
@@ -170,18 +170,9 @@ class NestedHandover:
         It only looks: A is set already where a walk was made.
         """
         ept, gpa = self._ept, vpn << shift
-        found = drained(walk(ept.tables, ept.root, gpa, self._ram))
+        found = walk(ept.tables, ept.root, gpa, self._ram, silent)
         if isinstance(found, Fault):
             raise StaleError
         dirty = ept.tables.format.dirty if ept.accessed_dirty else 0
         entry = nested_entry(gpa, found, ept.root, dirty)
         return (entry.vpn, entry.shift, entry.tag), entry
-
-
-def drained(steps: Generator[object, None, T]) -> T:
-    """Where a walk arrives, without telling anybody."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]

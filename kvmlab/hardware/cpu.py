@@ -10,6 +10,7 @@ never asks a hypervisor to translate.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from kvmlab.base.errors import MachineCheck
 from kvmlab.base.tap import Tap, silent
 from kvmlab.hardware.context import CR3_PAE, context, context_key
 from kvmlab.hardware.faults import nested_exit, page_fault
-from kvmlab.hardware.mmu import Access, Mmu, Stop, T
+from kvmlab.hardware.mmu import Access, Mmu, Stop
 from kvmlab.hardware.processor import Controls, Processor
 from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import (
@@ -35,6 +36,7 @@ from kvmlab.hardware.records import (
 from kvmlab.hardware.tlb import UNIFIED, Geometry
 from kvmlab.hardware.vmcs import Instruction, Vmcs
 
+T = TypeVar("T")
 Outcome = int | PageFault | GeneralProtection | VmExit
 _ATTEMPTS = 64  # no access of a working machine needs that many faults and exits
 
@@ -133,7 +135,7 @@ class Cpu(Mmu):
         access = Access(gva, kind, self.cpl == 3 and not implicit, implicit)
         found = self.cached(access, self.controls)
         if found is None:
-            reached = self.run(self.translate(access, self.controls))
+            reached = self.translate(access, self.controls)
             return self._stopped(reached, access) if isinstance(reached, Stop) else reached
         return found
 

@@ -3,16 +3,16 @@
 SDM, "The Extended Page Table Mechanism (EPT)"; APM volume 2, "Nested Paging".
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from kvmlab.base.errors import MachineCheck
+from kvmlab.base.tap import Tap
 from kvmlab.hardware.fields import Switches
 from kvmlab.hardware.formats import Tables, compile_tables, format_named
 from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import Ram
 from kvmlab.hardware.records import READ, USER, WRITE, Fault, Kind, Mapped, PmlLogged
-from kvmlab.hardware.walker import Record, Walk, mark, walk
+from kvmlab.hardware.walker import Walked, mark, walk
 
 EPTP_MEMORY_TYPE, EPTP_ACCESSED_DIRTY = 7, 1 << 6
 _ROOT = 0x000F_FFFF_FFFF_F000
@@ -86,7 +86,7 @@ def decode_ncr3(ncr3: int, cpu: Processor, levels: int = 4) -> Ept:
     return Ept(tables, ncr3 & _ROOT, accessed_dirty=True, npt=True)
 
 
-def nested(ept: Ept, ram: Ram, gpa: int, wants: int) -> Walk:
+def nested(ept: Ept, ram: Ram, gpa: int, wants: int, tap: Tap) -> Walked:
     """Translate one guest-physical address, judge it for ``wants``, set A and D.
 
     The misconfiguration of an entry wins over the lack of a right; nothing is changed by a
@@ -96,7 +96,7 @@ def nested(ept: Ept, ram: Ram, gpa: int, wants: int) -> Walk:
     width = top.shift + top.index_mask.bit_length()
     if gpa >> width:
         return Fault("ept", top.level, "width", gpa, 0, wants)
-    found = yield from walk(ept.tables, ept.root, gpa, ram)
+    found = walk(ept.tables, ept.root, gpa, ram, tap)
     if isinstance(found, Fault):
         found.wants = wants
         return found
@@ -106,15 +106,15 @@ def nested(ept: Ept, ram: Ram, gpa: int, wants: int) -> Walk:
         logs = ept.pml if wants & WRITE and not found.leaf & ept.tables.format.dirty else None
         if logs and logs.full:
             return Fault("ept", found.path[-1].level, "pml full", gpa, found.rights, wants)
-        yield from mark(ept.tables, found.path, ram, write=bool(wants & WRITE))
+        mark(ept.tables, found.path, ram, tap, write=bool(wants & WRITE))
         if logs:
-            yield from _log(logs, ram, gpa)
+            _log(logs, ram, gpa, tap)
     return found
 
 
-def _log(pml: PageModificationLog, ram: Ram, gpa: int) -> Generator[Record, None, None]:
+def _log(pml: PageModificationLog, ram: Ram, gpa: int, tap: Tap) -> None:
     ram.store(pml.address + 8 * pml.index, gpa & ~0xFFF)
-    yield PmlLogged(gpa & ~0xFFF, pml.index)
+    tap(PmlLogged(gpa & ~0xFFF, pml.index))
     pml.index -= 1
 
 

@@ -203,7 +203,7 @@ def _locate_pdptes(cpu: Cpu, gpa: int) -> int | None:
         return gpa
     instruction = Instruction(Kind.READ, gpa, 8, register="CR3")
     for _ in range(8):
-        found = cpu.run(nested(ept, cpu.ram, gpa, READ))
+        found = nested(ept, cpu.ram, gpa, READ, cpu.tap)
         if not isinstance(found, Fault):
             return found.address
         reserved = found.why == "reserved"

@@ -5,9 +5,8 @@ for the page itself and fills the TLB.  What it returns is where the access goes
 says whose tables refused and why; `faults` makes a #PF or a VM exit of that.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from kvmlab.base.tap import Tap
 from kvmlab.hardware import permissions
@@ -31,9 +30,7 @@ from kvmlab.hardware.records import (
 )
 from kvmlab.hardware.tlb import GLOBAL, Geometry, Tag, Tlb, TlbEntry
 from kvmlab.hardware.walk_caches import NestedTlb, WalkCaches
-from kvmlab.hardware.walker import Record, Start, Walk, mark, walk
-
-T = TypeVar("T")
+from kvmlab.hardware.walker import Start, Walked, mark, walk
 
 
 @dataclass(slots=True)
@@ -121,27 +118,18 @@ class Mmu:
 
     # -- one translation ----------------------------------------------------------------
 
-    def run(self, steps: Generator[object, None, T]) -> T:
-        """Drain a walk into the tap; returns where it arrived."""
-        tap = self.tap
-        while True:
-            try:
-                tap(next(steps))
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-
-    def translate(self, access: Access, controls: Controls) -> Generator[Record, None, int | Stop]:
+    def translate(self, access: Access, controls: Controls) -> int | Stop:
         """Walk the guest's tables, judge, set A and D, then walk EPT for the page itself."""
         mapped: Mapped | None = None
         gpa = access.gva
         if self.context.tables is not None:
-            found = yield from self._first_dimension(self.context.tables, access, controls)
+            found = self._first_dimension(self.context.tables, access, controls)
             if isinstance(found, Fault):
                 return Stop(found)
             mapped, gpa = found, found.address
         final: Mapped | None = None
         if self.context.ept is not None and not self._in_host(mapped):
-            reached = yield from self._second_dimension(gpa, self._ept_wants(access.kind, mapped))
+            reached = self._second_dimension(gpa, self._ept_wants(access.kind, mapped))
             if isinstance(reached, Fault):
                 return Stop(reached, mapped, final=True)
             final = reached
@@ -154,10 +142,10 @@ class Mmu:
         """Whether agile paging found the page in its shadow tree, so without EPT."""
         return self.context.shadow is not None and mapped is not None and mapped.table == "shadow"
 
-    def _first_dimension(self, tables: Tables, access: Access, controls: Controls) -> Walk:
+    def _first_dimension(self, tables: Tables, access: Access, controls: Controls) -> Walked:
         """The guest's own tables: walk, judge, set A and D."""
-        start = yield from self._begin(access.gva)
-        found = yield from self._walk_guest(access.gva, start)
+        start = self._begin(access.gva)
+        found = self._walk_guest(access.gva, start)
         if isinstance(found, Fault):
             return found
         kind, level = access.kind, found.path[-1].level
@@ -168,14 +156,14 @@ class Mmu:
             return Fault(table, level, "rights", access.gva, rights, kind)
         if self.context.shadow and self._in_host(found):
             tables = self.context.shadow.tables
-        refused = yield from mark(tables, found.path, self.ram, write=kind is Kind.WRITE)
+        refused = mark(tables, found.path, self.ram, self.tap, write=kind is Kind.WRITE)
         if refused:
             return refused
         if self.walk_caches and not self.context.shadow:
             self.walk_caches.fill(tables, access.gva, self.context.tag, found, start)
         return found
 
-    def _begin(self, gva: int) -> Generator[Record, None, Start | None]:
+    def _begin(self, gva: int) -> Start | None:
         """Where the walk may begin: the deepest upper entry that is cached.
 
         Agile paging caches none: an entry would have to say which part of the walk it is of.
@@ -183,10 +171,10 @@ class Mmu:
         if not self.walk_caches or not self.context.tables or self.context.shadow:
             return None
         start = self.walk_caches.longest(self.context.tables, gva, self.context.tag)
-        yield WalkCacheLookup(gva, start.level if start else 0)
+        self.tap(WalkCacheLookup(gva, start.level if start else 0))
         return start
 
-    def _walk_guest(self, gva: int, start: Start | None) -> Walk:
+    def _walk_guest(self, gva: int, start: Start | None) -> Walked:
         """The guest's own tables, each entry located through EPT where EPT is on."""
         ctx = self.context
         tables, first = ctx.tables, ctx.first_table(gva)
@@ -194,29 +182,29 @@ class Mmu:
         if first is None:
             return Fault(tables.format.table, tables.format.levels, "absent", gva, 0, 0)
         if ctx.shadow:
-            return (yield from agile_walk(ctx.shadow, tables, gva, self.ram, self._table_page))
+            return agile_walk(ctx.shadow, tables, gva, self.ram, self.tap, self._table_page)
         locate = self._table_page if ctx.ept else None
-        return (yield from walk(tables, first, gva, self.ram, locate, start))
+        return walk(tables, first, gva, self.ram, self.tap, locate, start)
 
-    def _table_page(self, gpa: int) -> Walk:
+    def _table_page(self, gpa: int) -> Walked:
         """Where a guest table's entry lives: an EPT translation for a table access."""
         assert self.context.ept is not None  # noqa: S101  asked for only with EPT on
         return self._second_dimension(gpa, self.context.ept.table_access)
 
-    def _second_dimension(self, gpa: int, wants: int) -> Walk:
+    def _second_dimension(self, gpa: int, wants: int) -> Walked:
         """Translate by EPT, through the nested TLB where there is one."""
         ept = self.context.ept
         assert ept is not None  # noqa: S101  asked for only with EPT on
         if self.nested_tlb is None:
-            return nested(ept, self.ram, gpa, wants)
+            return nested(ept, self.ram, gpa, wants, self.tap)
         return self._nested_lookup(self.nested_tlb, ept, gpa, wants)
 
-    def _nested_lookup(self, cached: NestedTlb, ept: Ept, gpa: int, wants: int) -> Walk:
+    def _nested_lookup(self, cached: NestedTlb, ept: Ept, gpa: int, wants: int) -> Walked:
         hit = cached.find(gpa, wants, ept.root)
-        yield NestedTlbLookup(gpa, hit is not None)
+        self.tap(NestedTlbLookup(gpa, hit is not None))
         if hit is not None:
             return hit
-        found = yield from nested(ept, self.ram, gpa, wants)
+        found = nested(ept, self.ram, gpa, wants, self.tap)
         if isinstance(found, Mapped):
             dirty = ept.tables.format.dirty if ept.accessed_dirty else 0
             cached.fill(gpa, found, ept.root, dirty)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmlab.base.errors import BadAddress, MachineCheck, ProcessKilled
+from kvmlab.base.tap import silent
 from kvmlab.hardware.formats import compile_tables, format_named
 from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE
@@ -165,13 +166,8 @@ class AddressSpace:
         """Where ``hva`` is in host memory now; None while it is not backed."""
         if self._ended:
             return None
-        steps = walk(self._formats, self.root, hva, self._parts.ram)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                found = end.value
-                return None if isinstance(found, Fault) else found
+        found = walk(self._formats, self.root, hva, self._parts.ram, silent)
+        return None if isinstance(found, Fault) else found
 
     def fault_in(self, hva: int, *, write: bool = True) -> Mapped:
         """Where ``hva`` is, backed first if need be (get_user_pages()).

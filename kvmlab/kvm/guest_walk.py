@@ -5,6 +5,7 @@ Linux, arch/x86/kvm/mmu/paging_tmpl.h: FNAME(walk_addr) and its helpers.
 
 from typing import NamedTuple
 
+from kvmlab.base.tap import silent
 from kvmlab.hardware.context import CR3_PAE, Context, context, context_key
 from kvmlab.hardware.formats import ALL_RIGHTS, Tables
 from kvmlab.hardware.instructions import (
@@ -15,8 +16,8 @@ from kvmlab.hardware.instructions import (
 )
 from kvmlab.hardware.processor import Controls, Processor
 from kvmlab.hardware.ram import PAGE_SHIFT
-from kvmlab.hardware.records import WRITE, Fault, Mapped, Verdict
-from kvmlab.hardware.walker import Walk, entry_rights, judge, mark, walk
+from kvmlab.hardware.records import WRITE, AccessedDirty, Fault, Mapped, Verdict
+from kvmlab.hardware.walker import Walked, entry_rights, judge, mark, walk
 from kvmlab.kvm.shadow_role import Role
 from kvmlab.kvm.vm import Vm
 
@@ -93,12 +94,7 @@ class GuestWalk:
         first = self._context().first_table(gva)
         if first is None:
             return Fault("guest", 3, "absent", gva, 0, 0)
-        steps = walk(self.tables, first, gva, self._vm.ram, self._locate)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
+        return walk(self.tables, first, gva, self._vm.ram, silent, self._locate)
 
     def mark(self, mapped: Mapped, *, write: bool) -> None:
         """Set A, and D for a write, in the guest's entries, as the processor would have."""
@@ -107,9 +103,12 @@ class GuestWalk:
         writable = [one for one in mapped.path if one.reach & WRITE]  # no READONLY slot
         write = write and mapped.path[-1] in writable
         home = {one.hpa: one.address for one in writable}
-        for one in mark(self.tables, writable, self._vm.ram, write=write):
+
+        def tell(one: AccessedDirty) -> None:
             self._vm.tap(one)
             self._vm.mark_dirty(home[one.hpa])
+
+        mark(self.tables, writable, self._vm.ram, tell, write=write)
 
     def rights(self, entry: int) -> int:
         """What one entry allows."""
@@ -139,13 +138,12 @@ class GuestWalk:
         clean = not entry & self.tables.format.dirty
         return rights & self.rights(entry) & ~(WRITE if clean else 0)
 
-    def _locate(self, gpa: int) -> Walk:
+    def _locate(self, gpa: int) -> Walked:
         """Where an entry of a guest table is: a software walk makes no hardware references."""
         backing = self._vm.back(gpa)
         if backing is None:
             return Fault("guest", 0, "absent", gpa, 0, 0)
         return Mapped("host", backing.host.address, PAGE_SHIFT, backing.slot.rights, 0, [])
-        yield  # a walk is a generator
 
     def _context(self) -> Context:
         """How the guest's own registers say that its tables are to be walked."""

@@ -8,6 +8,7 @@ arch/x86/kvm/mmu/mmu.c: kvm_init_shadow_ept_mmu(); paging_tmpl.h with PTTYPE_EPT
 
 from dataclasses import replace
 
+from kvmlab.base.tap import silent
 from kvmlab.hardware.cpu import Cpu
 from kvmlab.hardware.ept import EPTP_ACCESSED_DIRTY, Ept, decode_eptp
 from kvmlab.hardware.formats import ALL_RIGHTS, Tables
@@ -66,12 +67,7 @@ class Ept12Walk(GuestWalk):
 
     def walk(self, gva: int) -> Mapped | Fault:
         """Where an L2 guest-physical address leads in L1's memory, as EPT12 has it."""
-        steps = walk(self.tables, self._ept.root, gva, self._vm.ram, self._locate)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
+        return walk(self.tables, self._ept.root, gva, self._vm.ram, silent, self._locate)
 
     def leaf_access(self, entry: int, rights: int = ALL_RIGHTS) -> int:
         """As for a guest's leaf; without A and D in EPT12 no page is clean."""

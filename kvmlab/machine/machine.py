@@ -21,7 +21,7 @@ from kvmlab.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from kvmlab.hardware.records import Fault, Mapped
 from kvmlab.hardware.tlb import UNIFIED, Geometry
 from kvmlab.hardware.turns import Turns
-from kvmlab.hardware.walker import Walk, walk
+from kvmlab.hardware.walker import Walked, walk
 from kvmlab.host.kernel import Host
 from kvmlab.kvm.agile_mmu import AgileMmu
 from kvmlab.kvm.ept_mmu import EptMmu
@@ -264,19 +264,14 @@ class Machine:
 
     def _gpa(self, root: int, gva: int) -> int | None:
         tables = compile_tables(self.guest.tables.format, self.cpu.processor)
-        steps = walk(tables, root, gva, self.ram, self._look if self.vm else None)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return None if isinstance(end.value, Fault) else end.value.address
+        found = walk(tables, root, gva, self.ram, silent, self._look if self.vm else None)
+        return None if isinstance(found, Fault) else found.address
 
-    def _look(self, gpa: int) -> Walk:
+    def _look(self, gpa: int) -> Walked:
         hpa = self.host_address(gpa)
         if hpa is None:
             return Fault("guest", 0, "absent", gpa, 0, 0)
         return Mapped("host", hpa, PAGE_SHIFT, ALL_RIGHTS, 0, [])
-        yield  # a walk is a generator
 
     def table_bytes(self) -> dict[str, int]:
         """Page-table memory now, in bytes: the guest's, EPT's and the shadow's."""

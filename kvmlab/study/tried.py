@@ -35,7 +35,7 @@ from kvmlab.hardware.records import (
     Verdict,
     VmExit,
 )
-from kvmlab.hardware.walker import Locate, Walk, walk
+from kvmlab.hardware.walker import Locate, Walked, steps_of
 from kvmlab.kvm.records import MmioExit
 from kvmlab.machine import Machine
 from kvmlab.study.tree import guest_tables
@@ -159,14 +159,7 @@ def look(machine: Machine, gva: int) -> tuple[list[Step], Mapped | Fault]:
             return [], Fault("guest", tables.format.levels, "absent", gva, 0, 0)
         tables, root = without_pointers(tables), pointer & _POINTER
     locate = _locator(machine) if machine.vm else None
-    steps = walk(tables, root, gva, machine.ram, locate)
-    path: list[Step] = []
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            return path, end.value
-        path += [step] if isinstance(step, Step) else []
+    return steps_of(tables, root, gva, machine.ram, locate)
 
 
 def _root(machine: Machine) -> int:
@@ -176,12 +169,11 @@ def _root(machine: Machine) -> int:
 
 
 def _locator(machine: Machine) -> Locate:
-    def locate(gpa: int) -> Walk:
+    def locate(gpa: int) -> Walked:
         hpa = machine.host_address(gpa)
         if hpa is None:
             return Fault("guest", 0, "absent", gpa, 0, 0)
         return Mapped("host", hpa, PAGE_SHIFT, ALL_RIGHTS, 0, [])
-        yield  # a walk is a generator
 
     return locate
 

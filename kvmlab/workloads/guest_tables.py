@@ -18,7 +18,7 @@ from kvmlab.hardware.formats import ALL_RIGHTS, XD, Tables, compile_tables, form
 from kvmlab.hardware.processor import Processor
 from kvmlab.hardware.ram import WORDS, Ram
 from kvmlab.hardware.records import EXECUTE, READ, USER, WRITE, Fault, Mapped, Step
-from kvmlab.hardware.walker import walk
+from kvmlab.hardware.walker import steps_of
 
 MAX_TABLES = 1 << 15  # of one level, that a tree may refer to: 64 GiB in 4 KiB pages
 MEMORY = 1 << 52  # bytes: no physical address is larger
@@ -59,16 +59,7 @@ class GuestTables:
 
         ``ram`` is `memory`, for those who walk often.
         """
-        steps: list[Step] = []
-        walking = walk(self.tables, self.root, gva, ram or self.memory())
-        while True:
-            try:
-                record = next(walking)
-            except StopIteration as end:
-                found: Mapped | Fault = end.value
-                return steps, found
-            if isinstance(record, Step):
-                steps.append(record)
+        return steps_of(self.tables, self.root, gva, ram or self.memory())
 
     def leaves(self) -> NDArray[np.void]:
         """All pages mapped, as an array of `LEAF`, in the order of the tree: user half first.

@@ -1,6 +1,7 @@
 """References of a complete miss, counted in walks of tables that were built in memory."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,15 +48,10 @@ class Builder:
             table = self.entries[slot]
 
 
-def drain(steps):
+def heard(walking):
+    """The references of a walk, which is given a tap, and where it arrives."""
     seen = []
-    while True:
-        try:
-            record = next(steps)
-        except StopIteration as end:
-            found = end.value
-            break
-        seen.append(record)
+    found = walking(seen.append)
     assert not isinstance(found, Fault), found
     return [one for one in seen if isinstance(one, Step)], found
 
@@ -85,7 +81,7 @@ def test_native_walk_reads_as_many_entries_as_the_table_says(row):
     if registers:
         root = ram.load(root + 8 * (GVA >> 30)) & ~0xFFF
         tables = without_pointers(tables)
-    steps, found = drain(walk(tables, root, GVA, ram))
+    steps, found = heard(lambda tap: walk(tables, root, GVA, ram, tap))
     assert found.address == DATA + GVA % (1 << shift)
     assert len(steps) == row["expect"]
 
@@ -114,10 +110,12 @@ def test_nested_walk_reads_as_many_entries_as_the_table_says(row):
     if registers:
         root = ram.load(HOST_OFFSET + root + 8 * (GVA >> 30)) & ~0xFFF
         tables = without_pointers(tables)
-    steps, inner = drain(
-        walk(tables, root, GVA, ram, lambda gpa: nested(ept, ram, gpa, READ | WRITE))
+    steps, inner = heard(
+        lambda tap: walk(
+            *(tables, root, GVA, ram, tap), lambda gpa: nested(ept, ram, gpa, READ | WRITE, tap)
+        )
     )
-    last, found = drain(nested(ept, ram, inner.address, READ))
+    last, found = heard(lambda tap: nested(ept, ram, inner.address, READ, tap))
     assert found.address == DATA + GVA % (1 << shift) + HOST_OFFSET
     assert len(steps) + len(last) == row["expect"]
     levels = len([s for s in steps if s.table == "guest"])
@@ -151,16 +149,18 @@ def test_agile_walk_reads_as_many_entries_as_the_table_says(row):
         root = cr3 + HOST_OFFSET | SWITCH
     ept = Ept(compile_tables(ept_format, Processor()), eptp, accessed_dirty=True, agile=True)
 
-    def locate(gpa):
-        return nested(ept, ram, gpa, ept.table_access)
+    def walking(tap):
+        def locate(gpa):
+            return nested(ept, ram, gpa, ept.table_access, tap)
 
-    if "note" in row:
-        steps, found = drain(walk(tables, cr3, GVA, ram, locate))
-    else:
-        steps, found = drain(agile_walk(shadow_of(tables, root), tables, GVA, ram, locate))
-    last = []
+        if "note" in row:
+            return walk(tables, cr3, GVA, ram, tap, locate)
+        return agile_walk(shadow_of(tables, root), tables, GVA, ram, tap, locate)
+
+    steps, found = heard(walking)
+    last, gpa = [], found.address
     if found.table == "guest":
-        last, found = drain(nested(ept, ram, found.address, READ))
+        last, found = heard(lambda tap: nested(ept, ram, gpa, READ, tap))
     assert found.address == DATA + GVA % 0x1000 + HOST_OFFSET
     assert len(steps) + len(last) == row["expect"]
     assert sum(one.table == "shadow" for one in steps) == depth
@@ -197,19 +197,27 @@ class Nested:
             builder.map(fmt, root, start, start + offset, shift, 0x37)
         return compile_tables(fmt, Processor()), root
 
-    def locate01(self, gpa):
-        return (yield from walk(self.tables01, self.root01, gpa, self.ram))
+    def locate01(self, gpa, tap):
+        return walk(self.tables01, self.root01, gpa, self.ram, tap)
 
-    def locate12(self, gpa):
+    def locate12(self, gpa, tap):
         """Three dimensions: an EPT12 whose own entries are found through EPT01."""
-        found = yield from walk(self.tables12, self.root12, gpa, self.ram, self.locate01)
-        return (yield from self.locate01(found.address))
+        return self.locate01(self.walk12(gpa, tap).address, tap)
+
+    def walk12(self, gpa, tap):
+        """EPT12, which lies in L1's memory."""
+        locate = partial(self.locate01, tap=tap)
+        return walk(self.tables12, self.root12, gpa, self.ram, tap, locate)
 
     def through(self, locate, tables=None, root=None):
         """A walk of L2's (or other) tables, and of what finds the page at its end."""
         tables, root = tables or self.tables, self.cr3 if root is None else root
-        steps, found = drain(walk(tables, root, GVA, self.ram, locate))
-        last, end = drain(locate(found.address)) if locate else ([], found)
+
+        def walking(tap):
+            return walk(tables, root, GVA, self.ram, tap, locate and partial(locate, tap=tap))
+
+        steps, found = heard(walking)
+        last, end = heard(partial(locate, found.address)) if locate else ([], found)
         assert end.address == self.data + L1_OFFSET + L0_OFFSET
         return len(steps) + len(last)
 
@@ -218,15 +226,15 @@ class Nested:
         fmt, root = format_named(HOSTS[self.row["l0"]]), self.l0.frame()
         done = set()
         for gpa in self.used:
-            _, one = drain(walk(self.tables12, self.root12, gpa, self.ram, self.locate01))
-            _, two = drain(self.locate01(one.address))
+            _, one = heard(partial(self.walk12, gpa))
+            _, two = heard(partial(self.locate01, one.address))
             shift = min(one.shift, two.shift)
             if gpa >> shift not in done:
                 done.add(gpa >> shift)
                 start, page = gpa >> shift << shift, two.address >> shift << shift
                 self.l0.map(fmt, root, start, page, shift, 0x37)
         tables = compile_tables(fmt, Processor())
-        return lambda gpa: walk(tables, root, gpa, self.ram)
+        return lambda gpa, tap: walk(tables, root, gpa, self.ram, tap)
 
     def shadow(self, builder, target, page):
         """A shadow of L2's tables with leaves of at most ``page``, in a builder's memory."""
