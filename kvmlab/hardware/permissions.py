@@ -42,9 +42,9 @@ def allowed(
 def key_denies(controls: Controls, leaf: int, rights: int, kind: Kind, *, user: bool) -> bool:
     """Whether the protection key of ``leaf`` forbids a data access (SDM, "Protection Keys")."""
     user_page = bool(rights & USER)
-    if kind is Kind.FETCH or not controls.long_mode:
-        return False
     if not controls.cr4 & (CR4_PKE if user_page else CR4_PKS):
+        return False
+    if kind is Kind.FETCH or not controls.long_mode:
         return False
     pair = (controls.pkru if user_page else controls.pkrs) >> 2 * (leaf >> 59 & 15)
     write_disabled = pair & 2 and kind is Kind.WRITE and (user or controls.cr0 & CR0_WP)

@@ -181,7 +181,7 @@ class Array:
     def drop(self, unwanted: Callable[[TlbEntry], object]) -> int:
         """Drop what is ``unwanted``; returns how many entries that were."""
         count = 0
-        for ways in self.sets:
+        for ways in filter(None, self.sets):  # most are empty soon after another such drop
             for key in [key for key, entry in ways.items() if unwanted(entry)]:
                 del ways[key]
                 count += 1

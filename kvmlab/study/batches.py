@@ -156,22 +156,34 @@ def events(
     """
     if data_sets is None or fetch_sets is None or not len(pages):
         return np.arange(len(pages))
-    fetch = kinds == Kind.FETCH if fetch_sets else np.zeros(len(kinds), np.bool_)
-    asked = pages << 1 | fetch  # what the TLB is asked for, and which side of it
+    asked = pages << 1  # what the TLB is asked for, and which side of it
+    if fetch_sets:
+        asked |= kinds == int(EXECUTE)
     fresh = np.ones(len(pages), np.bool_)
-    fresh[1:] = (asked[1:] != asked[:-1]) | (kinds[1:] != kinds[:-1])
-    some = np.flatnonzero(fresh)
-    mask = np.where(fetch.take(some), fetch_sets - 1, data_sets - 1)
-    own = (pages.take(some) & mask) << 1 | fetch.take(some)
-    some = some.take(np.argsort(own.astype(np.uint16), kind="stable"))
+    np.not_equal(asked[1:], asked[:-1], out=fresh[1:])
+    fresh[1:] |= kinds[1:] != kinds[:-1]
+    some = fresh.nonzero()[0]
+    order = _own(asked.take(some), data_sets, fetch_sets).argsort(kind="stable")
+    some = some.take(order)
     ask, kind = asked.take(some), kinds.take(some)
-    run = np.zeros(len(some), np.int64)
+    run = np.zeros(len(some), np.int64)  # of accesses to a set that ask for the same page
     np.cumsum(ask[1:] != ask[:-1], out=run[1:])
-    kept = []
-    for one in Kind:
-        of_kind = np.flatnonzero(kind == one)
-        kept.append(of_kind.take(np.flatnonzero(np.diff(run.take(of_kind), prepend=-1))))
-    return np.sort(some.take(np.concatenate(kept)))
+    run <<= 3
+    run |= kind
+    every = np.arange(len(some))
+    first = np.empty(int(run.max()) + 1, np.int64)  # of a run and a kind
+    first[run[::-1]] = every[::-1]  # of those alike the last one stays, which is the first
+    found: Ints = some.take((first.take(run) == every).nonzero()[0])
+    found.sort()
+    return found
+
+
+def _own(asked: Ints, data_sets: int, fetch_sets: int) -> NDArray[np.uint16]:
+    """Which set is asked: a small number, twice that of the set, and one more for a fetch's own."""
+    if not fetch_sets:
+        return (asked & 2 * data_sets - 1).astype(np.uint16)
+    sets = np.where(asked & 1, 2 * fetch_sets - 1, 2 * data_sets - 1)
+    return (asked & sets).astype(np.uint16)
 
 
 def sets_of(geometry: Geometry, shift: int) -> tuple[int | None, int | None]:
