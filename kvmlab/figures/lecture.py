@@ -40,6 +40,7 @@ from kvmlab.figures.tried import outcome_sentence
 from kvmlab.figures.tried_asks import access_words
 from kvmlab.figures.walk import Setting, read_walk, walk_scene
 from kvmlab.figures.walk import summary as walk_summary
+from kvmlab.hardware.geometries import geometry_key
 from kvmlab.machine import DESIGNS, Machine
 from kvmlab.study.access import GUESTS, Recorded, Request, first_access, guest_levels, page_sizes
 from kvmlab.study.builder import Builder
@@ -256,7 +257,7 @@ def hugepages_lecture(did: HugePages | PagesLook) -> Lecture:
     parts = []
     served = next((one.served for one in reversed(did.history) if one.served), None)
     if served:
-        usual = compared(did.tlb.name)
+        usual = compared(geometry_key(did.tlb))
         chart = words.served_chart(usual, served)
         table = words.served_table(chart, [*usual, served])
         parts.append(Part(chart.title, plots.bars(chart), table))

@@ -79,6 +79,29 @@ class Served:
     asked: Bytes  # how often the nested TLB was asked ...
     hits: Bytes  # ... and had it
     references: References
+    page: Ints  # the row of the plan
+    made: list[Column]  # what there is to look for ...
+    walked: Bools  # ... which of it each miss looked for, a column each ...
+    missed: Bools  # ... and did not find in the nested TLB
+
+    def reads(self, table: str) -> dict[tuple[str, int], Ints]:
+        """How many entries each miss read, by table and level; ``table`` is that of the guest."""
+        each: dict[tuple[str, int], Ints] = {}
+
+        def add(table: str, level: int, read: Bools) -> None:
+            each[table, level] = each.get((table, level), 0) + read.astype(np.int64)
+
+        for number, column in enumerate(self.made):
+            if column.level:
+                add(table, column.level, self.walked[:, number])
+            if column.found is None:
+                continue
+            row = column.row.take(self.page)
+            for level in reversed(column.found.levels):
+                read = level.read.take(row) & self.missed[:, number]
+                add(column.found.tables.format.table, level.row.level, read)
+                row = level.parent.take(row)
+        return each
 
 
 def serve(plan: Plan, page: Ints, uppers: Uppers | None, nested: LruArray | None) -> Served:
@@ -100,10 +123,11 @@ def serve(plan: Plan, page: Ints, uppers: Uppers | None, nested: LruArray | None
         missed = _nested(plan, page, walked, nested)
     if plan.final:
         _count(page, missed, made, references)
-    if not nested or not plan.final:
-        return Served(start, none, none, +references)
-    asked = walked.sum(axis=1, dtype=np.uint8)
-    return Served(start, asked, asked - missed.sum(axis=1, dtype=np.uint8), +references)
+    asked, unknown = none, none
+    if nested and plan.final:
+        asked = walked.sum(axis=1, dtype=np.uint8)
+        unknown = missed.sum(axis=1, dtype=np.uint8)
+    return Served(start, asked, asked - unknown, +references, page, made, walked, missed)
 
 
 def _nested(plan: Plan, page: Ints, walked: Bools, nested: LruArray) -> Bools:

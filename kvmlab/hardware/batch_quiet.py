@@ -42,6 +42,11 @@ class Made:
         """How many accesses were made."""
         return len(self.where)
 
+    def reads(self) -> dict[tuple[str, int], Ints]:
+        """How many entries each of those that missed read, by whose table it is and its level."""
+        guest = self.plan.guest
+        return self.served.reads(guest.tables.format.table if guest else "")
+
     def reached(self) -> Ints:
         """The host-physical address of the page of each access."""
         row = self.keys.used.searchsorted(self.keys.of_access[: len(self)])

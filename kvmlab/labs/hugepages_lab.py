@@ -21,6 +21,7 @@ from kvmlab.figures.hugepages_words import (
 )
 from kvmlab.figures.lecture import Lecture, hugepages_lecture
 from kvmlab.figures.scene import Scene, Table
+from kvmlab.hardware.geometries import geometry_key
 from kvmlab.labs.charts import Bars
 from kvmlab.labs.controls import choice
 from kvmlab.labs.stepped import SteppedLab
@@ -155,7 +156,7 @@ class HugePagesLab(SteppedLab):
         did = self.experiment
         seen = did.history if self.moment is did.history[-1] else did.history[:-1]
         mine = next((one.served for one in reversed(seen) if one.served), None)
-        return [*compared(did.tlb.name), mine] if mine else []
+        return [*compared(geometry_key(did.tlb)), mine] if mine else []
 
     def _views(self) -> list[ipywidgets.Widget]:
         return [self.player]

@@ -227,8 +227,8 @@ class Lab(ipywidgets.VBox, metaclass=_AbstractWidget):
             for one in scene.steps:
                 one.ask = None
         self.player.show(scene, min(step, len(scene.steps) - 1))
+        self._say()  # what can be read goes first: the first chart of a session loads bqplot
         self._draw_charts()
-        self._say()
 
     def _say(self) -> None:
         """Everything that is text, in one message: facts, tables, the panels that are open."""

@@ -301,7 +301,10 @@ PAIRS = (("4K", "4K"), ("4K", "thp"), ("2M", "4K"), ("2M", "thp"))
 
 @cache
 def compared(geometry: str) -> tuple[Served, ...]:
-    """What requests cost with each of `PAIRS`, in a guest whose memory is all in use."""
+    """What requests cost with each of `PAIRS`, in a guest whose memory is all in use.
+
+    ``geometry`` is the TLB's, as `geometry_named` calls it; raises `BadChoice`.
+    """
     found = []
     for guest, host in PAIRS:
         one = HugePages(Beginning(guest=guest, host=host, geometry=geometry))

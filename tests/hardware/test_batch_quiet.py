@@ -46,7 +46,7 @@ class Told:
     """What a CPU says, as one row for each access, and as totals."""
 
     def __init__(self):
-        self.rows, self.totals = [], Counter()
+        self.rows, self.totals, self.read = [], Counter(), []
 
     def __call__(self, record):
         match record:
@@ -62,6 +62,7 @@ class Told:
                 self.totals["nested", hit] += 1
             case Step(table=table, level=level):
                 self.totals[table, level] += 1
+                self.read.append((len(self.rows) - 1, table, level))
             case TlbLookups(where=where, count=count):
                 self.totals[where] += count
             case WalkCacheLookups(level=level, count=count):
@@ -149,12 +150,24 @@ def check(seed, mode, second, geometry):
     for number, *row in zip(made.missed.tolist(), *columns(served), strict=True):
         rows[number][1:] = row
     assert rows == said.rows
+    assert +reads_of(made) == Counter(said.read)
     assert cached(cpu) == cached(slow)
     assert cpu.ram.image() == slow.ram.image()
     again, gva, kinds, told = warm(seed, mode, second, geometry)
     assert len(make_quietly(again, gva.view(np.int64), kinds, 1)) == count
     assert told.totals == said.totals
     return True
+
+
+def reads_of(made):
+    """How often each access read an entry of a table and level."""
+    return Counter(
+        {
+            (int(number), *entry): int(count)
+            for entry, counts in made.reads().items()
+            for number, count in zip(made.missed, counts, strict=True)
+        }
+    )
 
 
 def columns(served):

@@ -11,7 +11,7 @@ from kvmlab import labs
 from kvmlab.base.errors import BadChoice
 from kvmlab.figures.hugepages import leaf_text
 from kvmlab.machine import Machine
-from kvmlab.study.hugepages import VERBS
+from kvmlab.study.hugepages import PAIRS, VERBS
 from kvmlab.study.hugepages_beginning import CHOICES
 from tests.labs.wire import heard
 
@@ -82,6 +82,28 @@ def test_a_chart_waits_for_the_answer():
     assert lab._chart is None
     lab.player.answer = {"step": 1, "choice": -1, "right": False}  # skipped
     assert lab._chart is not None
+
+
+def test_what_can_be_read_goes_to_the_browser_before_the_chart(lab):
+    """The first chart of a session loads bqplot; the numbers do not wait for that."""
+    lab.do("fill")
+    there = []
+    lab.desk.observe(lambda _change: there.append(lab._chart), names="value")
+    lab.do("serve")
+    assert there == [None]
+    assert f"<td>{lab.moment.served.misses}</td>" in lab.desk.value
+    assert lab._chart is not None
+
+
+@pytest.mark.parametrize("geometry", CHOICES["geometry"])
+def test_requests_are_compared_with_the_usual_pairs_on_every_processor(lab, geometry, tmp_path):
+    lab.change(geometry=geometry)
+    lab.do("fill")
+    lab.do("serve")
+    assert lab.notice.value == ""
+    assert len(lab._chart._bars.x) == len(PAIRS) + 1
+    lab.export(tmp_path / "lecture.html")
+    assert lab.notice.value == ""
 
 
 def test_undo_redo_and_share_are_exact(lab):

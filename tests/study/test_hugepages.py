@@ -3,6 +3,7 @@
 import pytest
 
 from kvmlab.base.errors import BadAddress, BadChoice, OutOfMemory
+from kvmlab.study import hugepages_served
 from kvmlab.study.costs import GRADED
 from kvmlab.study.hugepages import PAIRS, VERBS, WRITES, HugePages, compared
 from kvmlab.study.hugepages_beginning import BLOCK, CHOICES, MIB, Beginning
@@ -188,6 +189,27 @@ def test_single_requests_have_the_latencies_that_their_walks_add_up_to():
     assert set(small) <= set(possible)
     assert small[0] < small[-1] == possible[-1]  # the tail of the distribution misses each time
     assert cost["2M", "thp"].latencies == (possible[0],) * 3
+
+
+@pytest.mark.parametrize("geometry", ["64x4+512x8", "skylake"])
+@pytest.mark.parametrize(
+    "guest, host, deeds",
+    [
+        ("4K", "4K", ("fill", "serve", "drop", "serve")),
+        ("thp", "thp", ("fill", "snapshot", "write", "serve")),
+        ("2M", "4K", ("fill", "drop", "serve", "serve")),
+        ("1G", "2M", ("fill", "serve")),
+    ],
+)
+def test_requests_made_at_once_are_those_made_one_by_one(monkeypatch, guest, host, deeds, geometry):
+    """Counts of a batch against the records of every single walk."""
+    beginning = {"guest": guest, "host": host, "geometry": geometry}
+    at_once = after(*deeds, **beginning)
+    monkeypatch.setattr(hugepages_served, "_quietly", lambda *_: None)
+    singly = after(*deeds, **beginning)
+    served = [one.served for one in singly.history if one.served]
+    assert [one.served for one in at_once.history if one.served] == served
+    assert singly.machine.ram.image() == at_once.machine.ram.image()
 
 
 def test_requests_are_cheap_only_with_huge_pages_on_both_sides():
