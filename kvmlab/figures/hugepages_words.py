@@ -10,7 +10,7 @@ from kvmlab.figures.scene import Table
 from kvmlab.hardware.tlb import ArrayShape, Geometry
 from kvmlab.study.hugepages import PAIRS
 from kvmlab.study.hugepages_beginning import Known
-from kvmlab.study.hugepages_moments import Moment
+from kvmlab.study.hugepages_moments import Leaves, Moment
 from kvmlab.study.hugepages_served import TIMED, Served
 from kvmlab.text import say
 
@@ -31,10 +31,15 @@ def summary(moment: Moment, *, looked: bool = True) -> str:
         touched=kib(moment.touched),
         rss=kib(moment.rss),
         hugetlb=kib(moment.hugetlb),
-        guest=leaf_text(moment.guest[0]),
-        ept=leaf_text(moment.ept[at]) if looked else UNKNOWN,
-        host=leaf_text(moment.host[at]),
+        guest=_leaves(moment.guest[0]),
+        ept=_leaves(moment.ept[at]) if looked else UNKNOWN,
+        host=_leaves(moment.host[at]),
     )
+
+
+def _leaves(leaves: Leaves) -> str:
+    """As in the drawing, but a word for nothing."""
+    return leaf_text(leaves) if leaves.small or leaves.large else say("huge.none")
 
 
 def diagnoses(moment: Moment, beginning: Known) -> list[str]:
@@ -120,6 +125,11 @@ def latency_chart(usual: Sequence[Served], mine: Served) -> Chart:
     ]
     bars = served_chart(usual, mine).bars
     return Chart(say("huge.latency.title"), say("huge.latency.axis"), bars, series)
+
+
+def latency_reasons(rows: Sequence[Served]) -> list[str]:
+    """Why p90 and p99 are one number, where they are and a walk is the reason."""
+    return [say("huge.latency.equal")] if any(one.saturated for one in rows) else []
 
 
 def latency_table(chart: Chart, rows: Sequence[Served]) -> Table:

@@ -12,6 +12,7 @@ from kvmlab.figures.hugepages_words import (
     buddy_table,
     diagnoses,
     latency_chart,
+    latency_reasons,
     latency_table,
     numbers_table,
     reach_table,
@@ -132,7 +133,8 @@ class HugePagesLab(SteppedLab):
     def _facts(self) -> list[str]:
         if not self._looked:
             return [summary(self.moment, looked=False)]
-        return [summary(self.moment), *diagnoses(self.moment, self.experiment.beginning)]
+        facts = [summary(self.moment), *diagnoses(self.moment, self.experiment.beginning)]
+        return facts + (latency_reasons(self._rows()) if self.plan["chart"] == "latency" else [])
 
     @property
     def _looked(self) -> bool:

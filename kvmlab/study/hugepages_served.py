@@ -48,6 +48,15 @@ class Served:
         """Cycles for one request."""
         return self.data + self.guest + self.ept + self.cached + self.exits
 
+    @property
+    def saturated(self) -> bool:
+        """Whether p90 and p99 both are a request of which every hop walks, each as long."""
+        walks = GRADED.cycles(self.tally).total
+        if not self.misses or walks % self.misses or len(self.latencies) < len(_RANKS):
+            return False
+        most = self.data + HOPS * walks // self.misses
+        return self.latencies[1:] == (most, most)
+
 
 def serve(machine: Machine, pages: NDArray[np.int64], shift: int | None) -> Served:
     """Requests to the 4 KiB pages that begin at ``pages`` (GVAs), mapped by 1 << ``shift`` bytes.

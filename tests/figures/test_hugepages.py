@@ -10,6 +10,7 @@ from kvmlab.figures.hugepages_words import (
     buddy_table,
     diagnoses,
     latency_chart,
+    latency_reasons,
     latency_table,
     numbers_table,
     reach_table,
@@ -160,6 +161,24 @@ def test_tables_hold_the_numbers_of_the_engine():
         chart.bars[0],
         *(f"{one:,}" for one in rows[0].latencies),
     ]
+
+
+def test_it_says_why_p90_and_p99_are_one_number_where_they_are():
+    """The dearest request walks four times: a walk is one of the guest and five of EPT."""
+    small, *_, both = compared("64x4+512x8")
+    assert small.latencies[1] == small.latencies[2] == 16 + 4 * 6 * (54 + 14 + 4 + 4)
+    assert latency_reasons([both, small])
+    assert latency_reasons([both]) == []  # all three are equal, and no walk is the reason
+    tails = [one for one in compared("skylake") if one.misses]
+    assert all(one.latencies[1] < one.latencies[2] for one in tails)
+    assert latency_reasons(tails) == []
+
+
+def test_what_maps_nothing_is_said_in_a_word():
+    experiment = HugePages(Beginning())
+    assert "guest nothing, EPT " in summary(experiment.history[0])
+    with speaking("zh"):
+        assert "客户机 无" in summary(experiment.history[0])
 
 
 def test_reach_is_entries_times_page():

@@ -48,8 +48,10 @@ def test_a_deed_is_done_by_its_button_and_all_views_follow(lab):
         served.latencies[-1]
     )
     assert lab.experiment is before
+    assert "the two differ" in lab.desk.value
     lab.undo()
     assert lab.chart.value == "cost"
+    assert "the two differ" not in lab.desk.value
 
 
 def test_numbers_follow_the_step_and_never_stand_behind_an_open_question():
