@@ -328,7 +328,7 @@ def traffic_curves(ticks: Sequence[Tick]) -> Curves:
 
 
 def _curves(what: str, ticks: Sequence[Tick], curves: Sequence[Curve]) -> Curves:
-    title, caption = (say(f"overcommit.chart.{what}.{name}") for name in ("title", "caption"))
+    names = ("title", "y", "caption")
+    title, up, caption = (say(f"overcommit.chart.{what}.{name}") for name in names)
     hours = [float(one.hour) for one in ticks]
-    across, up = say("overcommit.chart.x"), say("overcommit.chart.y")
-    return Curves(title, across, up, hours, curves, caption)
+    return Curves(title, say("overcommit.chart.x"), up, hours, curves, caption)

@@ -121,6 +121,7 @@ def test_the_price_is_the_sum_of_the_ticks():
 def test_tables_and_curves_have_the_same_numbers():
     made = day()
     memory, traffic = memory_curves(made.ticks), traffic_curves(made.ticks)
+    assert (memory.y_axis, traffic.y_axis) == ("memory (GiB)", "traffic (GiB per hour)")
     assert memory.curves[1].values[14] == made.ticks[14].rss * PAGE_MIB / 1024
     assert traffic.curves[0].values[14] == made.ticks[14].swap_out * PAGE_MIB / 1024
     assert all("(" in one for one in (memory.x_axis, memory.y_axis))
