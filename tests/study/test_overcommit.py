@@ -1,9 +1,11 @@
 """A day of a crowded host: placement, frames and swap add up, whoever manages the balloons."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
-from kvmlab.base.errors import BadChoice, BadSize
+from kvmlab.base.errors import BadChoice, BadSize, OutOfMemory
 from kvmlab.base.tap import silent
 from kvmlab.hardware.ram import Ram
 from kvmlab.host.kernel import Host
@@ -205,3 +207,26 @@ def test_a_pool_of_huge_pages_is_no_memory_of_the_day():
 def test_a_pool_that_cannot_be_is_refused(pool):
     with pytest.raises(BadSize, match="a pool of"):
         Day(Setting(wanted=1), pool=pool)
+
+
+def test_a_balloon_takes_the_frames_that_single_attempts_do_also_when_they_are_scarce():
+    twins = [
+        Vm(Host(Ram(32 << 20), silent, swap=8 << 20, min_free_kbytes=32), "vm", 256)
+        for _ in range(2)
+    ]
+    for vm in twins:
+        vm.resize(150)
+        vm.resize(120)
+    one, other = twins
+    for left in (240, 200, 140, 90, 60):
+        one.balloon(left)
+        alone = []
+        with suppress(OutOfMemory):
+            while other.current - len(alone) > left:
+                alone.append(other.memory.alloc(Role.BALLOON, light=True))
+        other._balloon += alone
+        assert one._balloon == other._balloon
+        assert one.stat.fields() == other.stat.fields()
+        assert list(one.memory.buddy.free_ranges()) == list(other.memory.buddy.free_ranges())
+    assert one.stat["pageoutrun"] > 0
+    assert one.stat["pswpout"] > 0
