@@ -3,6 +3,8 @@
 Each function takes what `open_notebook` gives and the CSS selector of a lab.
 """
 
+from kvmlab.labs.charts import RIGHT
+
 STICKING_OUT = """css => {
   const lab = document.querySelector(css).getBoundingClientRect()
   const page = { left: lab.left, right: Math.min(lab.right, innerWidth) }
@@ -18,11 +20,17 @@ STICKING_OUT = """css => {
   }
   const words = all('.kvm-stage svg text, .bqplot svg text').filter(
     one => one.closest('.kvm-stage') || drawn(one.closest('.bqplot')))
+  const narrow = all('.bqplot').filter(drawn).filter(one => {  // drawn for another width
+    const plot = one.querySelector('.plotarea_background')
+    const right = one.getBoundingClientRect().right - RIGHT
+    return plot && Math.abs(plot.getBoundingClientRect().right - right) > 1
+  })
   return [
+    ...narrow,
     ...all('select, input, button, .kvm-stage, .bqplot').filter(one => out(one, page)),
     ...words.filter(one => out(one, one.ownerSVGElement.getBoundingClientRect())),
   ].map(named)
-}"""
+}""".replace("RIGHT", str(RIGHT))
 SMALL = """css => [...document.querySelectorAll(`${css} .kvm-stage svg text`)].filter(one => {
   const svg = one.ownerSVGElement
   const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width
@@ -39,6 +47,7 @@ def assert_fits(lab, css):
     """Nothing sticks out of the lab, no word out of its drawing, and none is too small.
 
     A drawing that is wider than its place scrolls in it; its letters have 11 pixels at least.
+    A chart fills its place.
     """
     for _ in range(60):  # bqplot draws anew for a new width, and takes its time
         found = [*lab.page.evaluate(STICKING_OUT, css), *lab.page.evaluate(SMALL, css)]
