@@ -43,6 +43,18 @@ LEFT = 248  # pixels for the names of bars with their totals, at 12 px a letter
 LONGEST = 35  # letters of a name that have room there
 
 
+def warmed() -> object:
+    """A small part of a chart: what it takes to make a first one is then loaded, here and there.
+
+    None where bqplot is not installed.
+    """
+    try:
+        import bqplot
+    except ImportError:
+        return None
+    return bqplot.LinearScale()
+
+
 class Bars(widgets.VBox):
     """A chart of horizontal stacked bars, each named with its total.
 

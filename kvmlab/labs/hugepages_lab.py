@@ -23,7 +23,7 @@ from kvmlab.figures.hugepages_words import (
 from kvmlab.figures.lecture import Lecture, hugepages_lecture
 from kvmlab.figures.scene import Scene, Table
 from kvmlab.hardware.geometries import geometry_key
-from kvmlab.labs.charts import Bars
+from kvmlab.labs.charts import Bars, warmed
 from kvmlab.labs.controls import choice
 from kvmlab.labs.stepped import SteppedLab
 from kvmlab.machine import Machine
@@ -63,6 +63,7 @@ class HugePagesLab(SteppedLab):
         """The lab, or looks at ``own``.  Raises `BadChoice` for one that cannot be looked at."""
         self._look: PagesLook | None = PagesLook(own) if own is not None else None
         super().__init__(share, **chosen)
+        self._warm = None if self._look else warmed()  # its chart comes late
 
     # -- controls -----------------------------------------------------------------------------
 

@@ -70,8 +70,16 @@ Both are 0 where nothing changes, or the control is not there by now.
 
 
 def changes(page):
-    """Make every choice of every control; yields its words and the two times of `SETTLED`."""
-    for place, control in enumerate(page.evaluate(CONTROLS)):
+    """Make every choice of every control; yields its words and the two times of `SETTLED`.
+
+    What a button did is undone after it, so that each meets the lab as it was.
+    """
+    controls = page.evaluate(CONTROLS)
+    names = [control["name"].strip() for control in controls]
+    undo = names.index("Undo")
+    for place, control in enumerate(controls):
         for choice in control["choices"]:
             first, last = page.evaluate(SETTLED, [place, control["kind"], choice])
-            yield f"{control['name'].strip()} {choice}", first, last
+            yield f"{names[place]} {choice}", first, last
+        if control["kind"] == "button" and names[place] not in ("Undo", "Redo"):
+            yield f"Undo: {names[place]}", *page.evaluate(SETTLED, [undo, "button", ""])
