@@ -15,8 +15,9 @@ STICKING_OUT = """css => {
   const all = (inside) => [...document.querySelectorAll(`${css} :is(${inside})`)]
   const named = (one) => one.outerHTML.slice(0, 120)
   const drawn = (chart) => {
-    const box = chart.getBoundingClientRect()
-    return box.top < innerHeight && box.bottom > 0  // bqplot draws anew once it is looked at
+    const box = chart.getBoundingClientRect()  // bqplot draws anew once it is looked at
+    const middle = [box.left + box.width / 2, box.top + box.height / 2]
+    return chart.contains(document.elementFromPoint(...middle))
   }
   const words = all('.kvm-stage svg text, .bqplot svg text').filter(
     one => one.closest('.kvm-stage') || drawn(one.closest('.bqplot')))
