@@ -26,6 +26,8 @@ from tests.oracle_kvm import Kvm, Unavailable
 from tests.reference_entries import ACCESSED
 from tests.tables_regular import regular_case
 
+pytestmark = pytest.mark.sampled
+
 SEED = int(os.environ.get("KVMLAB_KVM_SEED", random.SystemRandom().randrange(1 << 32)))
 QUICK, WHOLE = 200, 5_000
 WIDTHS = {"32bit": 32, "pae": 32, "4level": 48, "5level": 57}

@@ -37,6 +37,8 @@ from tests.engine_under_test import KINDS, registers
 from tests.reference_entries import ACCESSED, DIRTY
 from tests.tables_regular import AccessTest, regular_case
 
+pytestmark = pytest.mark.sampled
+
 SEED = int(os.environ.get("KVMLAB_UNICORN_SEED", random.SystemRandom().randrange(1 << 32)))
 QUICK, WHOLE = 500, 20_000
 MODES = ["32bit", "pae", "4level", "5level"]
