@@ -50,12 +50,6 @@ def scale(highest: float, start: float, end: float, ticks: int = 5) -> Scale:
     return Scale(steps * step, step, start, end)
 
 
-def ticks(chart: Chart) -> list[float]:
-    """The marks of the axis of ``chart`` up to its longest bar."""
-    most = max([0, *chart.totals])
-    return [one for one in scale(most, 0, 1).ticks if one <= most]
-
-
 def bars(chart: Chart) -> str:
     """Stacked bars, one below the other, with a legend above and the axis below."""
     names = min(NAMES, 8 + max([0, *(_wide(name) for name in chart.bars)]))

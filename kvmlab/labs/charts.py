@@ -11,9 +11,7 @@ from html import escape
 from unicodedata import east_asian_width
 
 import ipywidgets as widgets
-import numpy as np
 
-from kvmlab.figures import plots
 from kvmlab.figures.curves import Curves
 from kvmlab.figures.modes import Chart, Party, number
 from kvmlab.text import say
@@ -59,11 +57,8 @@ class Bars(widgets.VBox):
     """A chart of horizontal stacked bars, each named with its total.
 
     The marks are made once and updated in place.  New numbers are one message, for the scales fit
-    themselves and the totals stand in the names; one more where the axis has other marks, which
-    bqplot would set at fractions of the longest bar.
+    themselves and the totals stand in the names.
     """
-
-    _ticks: Sequence[float] = ()
 
     def __init__(self, chart: Chart) -> None:
         """Draw ``chart``.  Raises ImportError where bqplot is not installed."""
@@ -78,6 +73,7 @@ class Bars(widgets.VBox):
             scale=scales["y"],
             grid_lines="none",
             tick_format=".3~s",
+            num_ticks=4,
             label_offset="32px",
         )
         figure = bqplot.Figure(
@@ -99,9 +95,6 @@ class Bars(widgets.VBox):
         """Put the numbers of ``chart`` in place of the present ones."""
         self._head.value = head(chart)
         self._ruler.label = chart.axis
-        if (ticks := plots.ticks(chart)) != self._ticks:
-            self._ticks = ticks
-            self._ruler.tick_values = np.array(ticks)
         with self._bars.hold_sync():
             self._bars.x = names(chart)
             self._bars.y = [series.values for series in chart.series]

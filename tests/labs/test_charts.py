@@ -1,12 +1,10 @@
 """The chart adapter: marks are made once, updated in place, and never disagree with the figure."""
 
-import re
 import subprocess
 import sys
 
 import pytest
 
-from kvmlab.figures import plots
 from kvmlab.figures.modes import Chart, Series
 from kvmlab.labs.charts import LEFT, LONGEST, Bars, head, names
 from tests.wire import tapped
@@ -29,30 +27,11 @@ def test_numbers_and_names_with_totals_reach_the_marks():
     assert bars._ruler.label == "things"
 
 
-@pytest.mark.parametrize(
-    "most, marks",
-    [
-        (2534, [0, 1000, 2000]),
-        (291, [0, 100, 200]),
-        (1000, [0, 200, 400, 600, 800, 1000]),
-        (3, [0, 1, 2, 3]),
-        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (13_436_425_564, [0, 5e9, 1e10]),
-    ],
-)
-def test_the_ruler_has_round_marks_that_are_those_of_the_page(most, marks):
-    """A third of 2,534 is 845: nobody measures with that."""
-    one = chart(most - 1)
-    bars = Bars(one)
-    assert bars._ruler.tick_values.tolist() == pytest.approx(marks)
+def test_the_ruler_tells_the_third_digit_of_a_count_of_hundreds():
+    """With two digits a ruler from 0 to 291 in thirds says 0, 97, 190, 290 beside a bar of 291."""
+    bars = Bars(chart(290))
     digits = int(bars._ruler.tick_format.strip(".~s"))  # d3-format: .N~s has N significant digits
-    assert [float(f"{mark:.{digits}g}") for mark in marks] == marks
-    drawn = re.findall(r'class="axis middle">([^<]*)<', plots.bars(one))
-    assert drawn[: len(marks)] == [plots._short(mark) for mark in plots.ticks(one)]
-
-
-def test_a_chart_of_nothing_has_an_axis():
-    assert Bars(chart(-1))._ruler.tick_values.tolist() == [0]
+    assert [float(f"{tick:.{digits}g}") for tick in (97, 194, 291)] == [97, 194, 291]
 
 
 @pytest.mark.parametrize("totals", [(7,), (7, 8, 9), (1, 2)])
@@ -62,11 +41,8 @@ def test_another_chart_is_shown_by_the_same_mark_in_one_message(totals):
     with tapped() as wire:
         bars.show(chart(*totals))
     assert bars._bars is mark
-    assert [name for name, _, _ in wire.sent] == ["Axis", "Bars"]
-    assert mark.x.tolist() == [f"bar {n}\u2003{total + 1}" for n, total in enumerate(totals)]
-    with tapped() as wire:
-        bars.show(chart(*totals, name="other"))
     assert [name for name, _, _ in wire.sent] == ["Bars"]
+    assert mark.x.tolist() == [f"bar {n}\u2003{total + 1}" for n, total in enumerate(totals)]
 
 
 @pytest.mark.parametrize("name", ["影子分页" * 9, "shadow on EPT (L2): EPT misconfig. " * 3])
