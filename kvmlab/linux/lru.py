@@ -28,7 +28,7 @@ class Lru(IntEnum):
     @property
     def kind(self) -> str:
         """``anon`` or ``file``."""
-        return "file" if self >= 2 else "anon"
+        return "file" if self >= 2 else "anon"  # a number: a member's name is slow to look up here
 
 
 class Lists:
